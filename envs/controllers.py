@@ -1,0 +1,115 @@
+"""Controller settings: one form for all that datasets hold, and the part that decides what an action does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+ARM_DEFAULTS: dict[str, Any] = {
+    "type": "OSC_POSE",
+    "input_max": 1,
+    "input_min": -1,
+    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+    "kp": 150,
+    "damping_ratio": 1,
+    "impedance_mode": "fixed",
+    "kp_limits": [0, 300],
+    "damping_ratio_limits": [0, 10],
+    "position_limits": None,
+    "orientation_limits": None,
+    "uncouple_pos_ori": True,
+    "input_type": "delta",
+    "input_ref_frame": "base",
+    "interpolation": None,
+    "ramp_ratio": 0.2,
+    "gripper": {"type": "GRIP"},
+}
+"""robosuite 1.5's own settings for an arm; what a dataset does not say is filled in from here."""
+
+# the settings that change what an action does; `representation` and `frame` stand beside them
+CONVENTION_KEYS = (
+    "type",
+    "input_max",
+    "input_min",
+    "output_max",
+    "output_min",
+    "kp",
+    "damping_ratio",
+    "impedance_mode",
+    "uncouple_pos_ori",
+    "position_limits",
+    "orientation_limits",
+)
+SIX_VECTORS = ("output_max", "output_min")
+# robosuite 1.5.2 either does not implement the others or gives actions of another length
+SUPPORTED = {
+    "type": "OSC_POSE",
+    "impedance_mode": "fixed",
+    "position_limits": None,
+    "orientation_limits": None,
+    "interpolation": None,
+}
+
+
+def _arm_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the arm in a config of robosuite <= 1.4 (flat) or 1.5 (composite), completed."""
+    if "body_parts" in config:
+        parts = config["body_parts"]
+        arm = parts.get("right") or parts.get("arms", {}).get("right")
+        if arm is None:
+            raise ValueError(
+                "controller_configs: body_parts has no 'right'; the Panda's arm goes by that name"
+            )
+        return ARM_DEFAULTS | arm
+    # robosuite <= 1.4 knew only the world frame, and chose absolute actions by control_delta=False
+    era = {
+        "input_ref_frame": "world",
+        "input_type": "absolute" if config.get("control_delta") is False else "delta",
+    }
+    return ARM_DEFAULTS | era | config
+
+
+def normalise(
+    controller_configs: Any, n_arms: int, representation: str | None = None, frame: str | None = None
+) -> dict[str, Any]:
+    """One robosuite 1.5 composite config for all arms.
+
+    controller_configs: None (robosuite's defaults, world frame), a 1.5 or an older config, or a list of one
+    per robot; representation ("delta", "absolute") and frame ("world", "base") overrule it unless None.
+    ValueError for what the environments do not offer.
+    """
+    if controller_configs is None:
+        arm = ARM_DEFAULTS | {"input_ref_frame": "world"}
+    elif isinstance(controller_configs, dict):
+        arm = _arm_settings(controller_configs)
+    else:
+        arms = [_arm_settings(config) for config in controller_configs]
+        if len(arms) != n_arms or any(other != arms[0] for other in arms):
+            raise ValueError(f"controller_configs: {n_arms} equal configs expected, one per robot")
+        arm = arms[0]
+    arm = copy.deepcopy(arm)
+    arm["input_type"] = representation or arm["input_type"]
+    arm["input_ref_frame"] = frame or arm["input_ref_frame"]
+    for key, choices in (("input_type", ("delta", "absolute")), ("input_ref_frame", ("world", "base"))):
+        if arm[key] not in choices:
+            raise ValueError(f"controller_configs: {key} is {arm[key]!r}; choose from {', '.join(choices)}")
+    for key, value in SUPPORTED.items():
+        if arm[key] != value:
+            raise ValueError(f"controller_configs: {key} is {arm[key]!r}; only {value!r} is supported")
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+def _number(value: Any, expand: bool) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | Sequence) or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return [float(v) for v in value]
+    return [float(value)] * 6 if expand else float(value)
+
+
+def convention(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a normalised config decides the effect of an action; JSON-able, equal iff effects are."""
+    arm = config["body_parts"]["right"]
+    return {key: _number(arm[key], key in SIX_VECTORS) for key in CONVENTION_KEYS}

@@ -1,0 +1,21 @@
+"""Scripted experts: one module a task, and what they share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envs.experts.common import PhasedExpert
+from envs.experts.lift import LiftExpert
+
+if TYPE_CHECKING:
+    from envs.robosuite_env import RobosuiteEnv
+
+EXPERTS: dict[str, type[PhasedExpert]] = {"Lift": LiftExpert}
+"""Expert by the task's short name."""
+
+
+def make_expert(env: RobosuiteEnv, seed: int) -> PhasedExpert:
+    """The expert of the environment's task; ValueError names the tasks that have one."""
+    if env.task.name not in EXPERTS:
+        raise ValueError(f"{env.task.env_id}: no scripted expert; tasks that have one: {', '.join(EXPERTS)}")
+    return EXPERTS[env.task.name](env, seed)

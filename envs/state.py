@@ -1,0 +1,135 @@
+"""Reads and restores the whole state of a robosuite environment, the hidden part included.
+
+`states` (time, qpos, qvel) alone does not fix what happens next: the controllers keep a null-space posture
+and the gripper a ramp, both outside MuJoCo's state, and the solver starts from its last solution.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+STATE_KEYS = ("states", "model_file", "initial_joint", "gripper_action")
+
+
+class ModelRecorder:
+    """Keeps the XML a robosuite environment was last built from, word for word.
+
+    MuJoCo's own dump rounds numbers, and writes whichever model the process compiled last.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.xml = ""
+        env.set_xml_processor(self._record)
+
+    def _record(self, xml: str) -> str:
+        self.xml = xml
+        return xml
+
+    def portable_xml(self) -> str:
+        """The XML with asset paths that begin at `robosuite/`; robosuite's edit_model_xml completes them."""
+        return re.sub(r'file="[^"]*/(robosuite/models/)', r'file="\1', self.xml)
+
+
+def controllers(env: Any) -> list[Any]:
+    """The arm controllers, one per robot."""
+    return [robot.part_controllers["right"] for robot in env.robots]
+
+
+def read_state(env: Any, recorder: ModelRecorder) -> dict[str, Any]:
+    """All that `restore_state` needs to go on from here."""
+    ramps = [np.broadcast_to(robot.gripper["right"].current_action, 2) for robot in env.robots]
+    return {
+        "states": np.array(env.sim.get_state().flatten()),
+        "model_file": recorder.portable_xml(),
+        "initial_joint": np.concatenate([controller.initial_joint for controller in controllers(env)]),
+        "gripper_action": np.concatenate(ramps),
+    }
+
+
+def write_states(env: Any, states: Array) -> None:
+    """Set time, qpos, qvel and bring all derived quantities up to date; ValueError on a wrong length."""
+    size = 1 + env.sim.model.nq + env.sim.model.nv
+    states = np.asarray(states, dtype=np.float64)
+    if states.shape != (size,):
+        raise ValueError(f"state['states']: shape {states.shape}; ({size},) expected for this task and model")
+    env.sim.set_state_from_flattened(states)
+    env.sim.forward()
+
+
+def restore_state(env: Any, state: Mapping[str, Any]) -> None:
+    """Bring the environment to a stored state.
+
+    state: "states" (1 + nq + nv,), optionally "model_file" (XML; the current model otherwise),
+    "initial_joint" (7 per arm; the joint positions of the state otherwise) and "gripper_action" (2 per arm;
+    zero otherwise, as at the start of an episode). ValueError on unknown or missing keys.
+    """
+    unknown = [key for key in state if key not in STATE_KEYS]
+    if unknown or "states" not in state:
+        problem = f"unknown key {unknown[0]!r}" if unknown else "'states' is missing"
+        raise ValueError(f"reset option 'state': {problem}; keys: {', '.join(STATE_KEYS)}")
+    if state.get("model_file") is not None:
+        model_file = state["model_file"]
+        xml = model_file.decode() if isinstance(model_file, bytes) else str(model_file)
+        env.reset_from_xml_string(env.edit_model_xml(xml))
+    else:
+        env.deterministic_reset = True
+        try:
+            env.reset()
+        finally:
+            env.deterministic_reset = False
+    write_states(env, state["states"])
+    _restore_hidden(env, state)
+
+
+def _restore_hidden(env: Any, state: Mapping[str, Any]) -> None:
+    n_arms = len(env.robots)
+    joints = state.get("initial_joint")
+    if joints is None:
+        joints = np.concatenate([robot._joint_positions for robot in env.robots])
+    ramps = state.get("gripper_action")
+    ramps = np.zeros(2 * n_arms) if ramps is None else ramps
+    for name, value, size in (("initial_joint", joints, 7), ("gripper_action", ramps, 2)):
+        if np.shape(value) != (size * n_arms,):
+            raise ValueError(f"state['{name}']: shape {np.shape(value)}; ({size * n_arms},) expected")
+    for robot, ramp in zip(env.robots, np.split(np.asarray(ramps, dtype=np.float64), n_arms), strict=True):
+        robot.gripper["right"].current_action = ramp.copy()
+    for controller, joint in zip(controllers(env), np.split(np.asarray(joints), n_arms), strict=True):
+        controller.initial_joint = np.array(joint, dtype=np.float64)
+
+
+def settle(env: Any) -> None:
+    """Make what follows a function of the state alone, however it was reached.
+
+    The constraint solver starts from its last solution and the controllers from their last reading of the
+    arm; both are renewed here.
+    """
+    env.sim.data.qacc_warmstart[:] = 0
+    env.sim.forward()
+    for controller in controllers(env):
+        controller.update_initial_joints(controller.initial_joint)
+
+
+def observe(env: Any) -> dict[str, Any]:
+    """All observations of the present state.
+
+    The sensors of object poses relative to the gripper read a cache of object poses that is filled after
+    them: one reading lags behind, and robosuite's first observation after a reset has zeros there. Two
+    readings mend it, but advance the sampling clock, and then every later observation is two substeps old;
+    so the clock is put back.
+    """
+    clock = ("_time_since_last_sample", "_sampled", "_current_delay")
+    saved = {
+        name: [getattr(observable, field) for field in clock] for name, observable in env._observables.items()
+    }
+    env._update_observables(force=True)
+    observations = env._get_observations(force_update=True)
+    for name, observable in env._observables.items():
+        for field, value in zip(clock, saved[name], strict=True):
+            setattr(observable, field, value)
+    return dict(observations)

@@ -1,0 +1,57 @@
+"""`lfm`: the package's commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "collect": "record demonstrations of an environment's scripted expert",
+    "inspect": "print what is in a dataset and what is wrong with it",
+    "train": "train a policy on demonstrations",
+    "rollout": "roll a policy out and report its success rate",
+    "demo": "collect, train and roll out the Lift task in one go",
+}
+
+FLAGS_ONLY = {"collect"}  # whose required parameters are flags too
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `lfm COMMAND ...`; exit code 2 with one line on stderr for what the user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(f"error: lfm has no command '{command}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run(command, rest, f"lfm {command}")
+
+
+def run(command: str, arguments: list[str], prog: str) -> int:
+    """Run one command by name, as `prog`: its module's `main`, else the function of its name."""
+    from lfm_policy.cli.parser import call, quiet_exit
+    from lfm_policy.flow.errors import LFMError
+
+    module = importlib.import_module(f"lfm_policy.cli.{command}")
+    try:
+        if hasattr(module, "main"):
+            return module.main(arguments, prog)
+        return call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
+    except LFMError as error:
+        return quiet_exit(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: lfm COMMAND [options]", "", *lines, "", "lfm COMMAND --help tells more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""`lfm train`: train a policy on demonstrations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lfm_policy.cli.parser import make_parser
+from lfm_policy.training import TrainConfig, Trainer
+
+
+def main(arguments: list[str], prog: str) -> int:
+    """Train as the command line says; 130 after Ctrl-C, with a checkpoint to resume from."""
+    parser = make_parser(prog, "Train a Local Flow Matching policy on demonstrations.", with_config=True)
+    parser.add_class_arguments(TrainConfig)
+    values = parser.instantiate_classes(parser.parse_args(arguments))
+    values.pop("config", None)
+    config = TrainConfig(**values.as_dict())
+    return train(config)
+
+
+def train(config: TrainConfig) -> int:
+    """Train, and roll out along the way if the config asks for it."""
+    trainer = Trainer(config, on_checkpoint=_rollouts(config))
+    folder = trainer.run()
+    if not trainer.fitter.done:
+        print(f"stopped; {folder} is complete up to here, continue with --resume true")
+        return 130 if trainer.interrupted else 0
+    print(f"trained; checkpoint {folder}")
+    return 0
+
+
+def _rollouts(config: TrainConfig) -> Any:
+    if not config.rollout.n_rollouts:
+        return None
+    from lfm_policy.evaluation.rollout import evaluate
+
+    last = -config.rollout.every
+
+    def roll_out(folder: Path, step: int, done: bool) -> dict[str, Any]:
+        nonlocal last
+        if not done and step - last < config.rollout.every:
+            return {}
+        last = step
+        options = config.rollout
+        result = evaluate(str(folder), options.n_rollouts, options.seed, options.n_procs)
+        low, high = result.summary["wilson95"]
+        rate = result.summary["success_rate"]
+        print(f"step {step}: success {rate:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
+        return {"success_rate": rate, "wilson95": [low, high], "n_rollouts": options.n_rollouts}
+
+    return roll_out

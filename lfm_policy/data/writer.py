@@ -1,0 +1,159 @@
+"""Recording demonstrations in robomimic's HDF5 layout, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lfm_policy.data.robomimic import split_episodes
+from lfm_policy.flow.errors import LFMError
+
+
+class DatasetWriter:
+    """Writes a robomimic dataset beside `path` and renames it there when the `with` block ends well.
+
+    An exception (Ctrl-C too) removes what was written; an existing `path` is refused unless `overwrite`.
+    `env_args` is robomimic's {"env_name", "type", "env_version", "env_kwargs"}. At the end the episodes are
+    split into `mask/train` and `mask/valid`, `valid_fraction` of them (seeded) to validate; 0 writes none.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        env_args: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        valid_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self.path = Path(path)
+        self.n_episodes = 0
+        self.n_frames = 0
+        self._overwrite = overwrite
+        self._valid_fraction = valid_fraction
+        self._seed = seed
+        self._dims: dict[str, tuple[int, ...]] = {}
+        self._refuse_existing()
+        self._env_args = json.dumps(dict(env_args), indent=4)
+        self._temporary = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        self._file: h5py.File | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._temporary, "w")
+        self._file.create_group("data")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            # gone after a rename; still there after any failure
+            if self._file is not None:
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def add_episode(
+        self,
+        obs: Mapping[str, ArrayLike],
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        dones: ArrayLike,
+        *,
+        states: ArrayLike | None = None,
+        model_file: str | None = None,
+        next_obs: Mapping[str, ArrayLike] | None = None,
+        final_obs: Mapping[str, ArrayLike] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        **datasets: ArrayLike,
+    ) -> str:
+        """Append one episode of T steps and return its name, `demo_<i>`.
+
+        obs: key to (T, d), read before the action of the same step; rewards and dones (T,) after it.
+        `next_obs` is obs moved by one step if `final_obs` (key to (d,), read after the last action) is given
+        instead. Further keywords are datasets of T rows (`actions_abs`); `attrs` (seed, initial_joint) go to
+        the group.
+        Raises LFMError on rows that do not fit, widths unlike the first episode's, and NaN.
+        """
+        if next_obs is None and final_obs is not None:
+            next_obs = {key: _moved(values, final_obs[key]) for key, values in obs.items()}
+        values = {f"obs/{key}": _numbers(item) for key, item in obs.items()}
+        values |= {f"next_obs/{key}": _numbers(item) for key, item in (next_obs or {}).items()}
+        values |= {"actions": _numbers(actions), "rewards": _numbers(rewards)}
+        values["dones"] = np.asarray(dones).astype(np.int64)
+        values |= {key: _numbers(item) for key, item in datasets.items()}
+        if states is not None:
+            values["states"] = _numbers(states)
+        name = f"demo_{self.n_episodes}"
+        self._check(name, values)
+        group = self._open_file()["data"].create_group(name)
+        for key, item in values.items():
+            group.create_dataset(key, data=item)
+        group.attrs["num_samples"] = len(values["actions"])
+        if model_file is not None:
+            group.attrs["model_file"] = model_file
+        for key, item in (attrs or {}).items():
+            group.attrs[key] = item
+        self.n_episodes += 1
+        self.n_frames += len(values["actions"])
+        return name
+
+    def _open_file(self) -> h5py.File:
+        if self._file is None or not self._file:
+            raise LFMError(f"{self.path}: the writer is not open; use it in a `with` block")
+        return self._file
+
+    def _check(self, name: str, values: Mapping[str, np.ndarray]) -> None:
+        length = len(values["actions"])
+        for key, item in values.items():
+            if not length or len(item) != length:
+                raise LFMError(f"{self.path}: {name}/{key} has {len(item)} rows, actions {length}")
+            if item.dtype.kind == "f" and not np.isfinite(item).all():
+                step = int(np.argwhere(~np.isfinite(item))[0, 0])
+                raise LFMError(f"{self.path}: {name}/{key} is NaN or infinite at step {step}; not recorded")
+        dims = {key: item.shape[1:] for key, item in values.items()}
+        self._dims = self._dims or dims
+        for key in sorted(dims.keys() | self._dims.keys()):
+            if dims.get(key) != self._dims.get(key):
+                told = f"rows of {dims.get(key)}, the first episode of {self._dims.get(key)}"
+                raise LFMError(f"{self.path}: {name}/{key} has {told}; all episodes need the same")
+
+    def _finish(self) -> None:
+        file = self._open_file()
+        if not self.n_episodes:
+            raise LFMError(f"{self.path}: no episode was recorded, nothing written")
+        file["data"].attrs["total"] = self.n_frames
+        file["data"].attrs["env_args"] = self._env_args
+        if self._valid_fraction:
+            names = [f"demo_{index}" for index in range(self.n_episodes)]
+            train, valid = split_episodes(names, self._valid_fraction, self._seed)
+            for key, chosen in (("train", train), ("valid", valid)):
+                file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
+        file.close()
+        self._refuse_existing()
+        os.replace(self._temporary, self.path)
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists() and not self._overwrite:
+            raise LFMError(f"{self.path}: exists already; choose another name or pass --overwrite true")
+
+
+def _numbers(values: ArrayLike) -> np.ndarray:
+    """float64 as robomimic writes it; images stay bytes."""
+    array = np.asarray(values)
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
+
+
+def _moved(values: ArrayLike, last: ArrayLike) -> np.ndarray:
+    return np.concatenate([np.asarray(values)[1:], np.asarray(last)[None]])

@@ -1,0 +1,1 @@
+"""Rollouts in simulation, their statistics, videos and pictures; and recording demonstrations."""

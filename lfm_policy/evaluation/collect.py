@@ -1,0 +1,209 @@
+"""Recording demonstrations of a scripted expert: the first n successes over consecutive seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from lfm_policy.data.writer import DatasetWriter
+from lfm_policy.evaluation.environment import env_name, horizon, is_success, make_env, observe
+from lfm_policy.evaluation.executor import map_seeds
+from lfm_policy.evaluation.progress import progress_bar
+from lfm_policy.flow.errors import LFMError
+
+MIN_SUCCESS_RATE = 0.1
+# attempts allowed for each success wanted: what the rate above leads to
+MAX_ATTEMPTS = 10
+# what is recorded of every step where the environment offers it
+STEP_SOURCES = {"states": "state", "gripper_action": "state", "actions_abs": "info"}
+
+
+@dataclass
+class Demonstration:
+    """One attempt of T steps; `datasets` are `DatasetWriter.add_episode`'s arguments, empty unless it succeeded."""
+
+    seed: int
+    success: bool
+    length: int
+    env_args: dict[str, Any]
+    datasets: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a recording came to."""
+
+    path: Path
+    n_episodes: int
+    n_frames: int
+    n_attempts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CollectJob:
+    """All that a process needs to record; called in that process it gives the task."""
+
+    env_id: str
+
+    def __call__(self) -> CollectTask:
+        return CollectTask(self.env_id)
+
+
+class CollectTask:
+    """An environment with an expert; called with a seed, the demonstration."""
+
+    def __init__(self, env_id: str) -> None:
+        # the demonstration goes on after success: a policy must learn to hold what it has reached
+        self.env = make_env(env_id, terminate_on_success=False)
+        self.limit = horizon(self.env)
+        for name in ("make_expert", "env_args", "get_state"):
+            if not hasattr(self.env.unwrapped, name):
+                raise LFMError(f"environment {env_id}: offers no {name}, so nothing can be collected from it")
+
+    def __call__(self, seed: int) -> Demonstration:
+        return demonstrate(self.env, seed, self.limit)
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def demonstrate(env: gymnasium.Env, seed: int, limit: int | None) -> Demonstration:
+    """Let the environment's expert act from the first state of `seed` until it is done, at most `limit` steps.
+
+    A success is one that still holds at the last step.
+    """
+    # without its wrappers, which may end the episode at success or forbid to go on
+    inner: Any = env.unwrapped
+    observation, _ = inner.reset(seed=seed)
+    steps = _Steps(inner.get_state())
+    try:
+        expert = inner.make_expert(seed)
+    except ValueError as error:
+        raise LFMError(f"environment {env_name(env)}: {error}") from error
+    while not expert.done and (limit is None or len(steps) < limit):
+        state = inner.get_state()
+        action = np.array(expert.act(), dtype=inner.action_space.dtype)
+        after, reward, _, _, info = inner.step(action)
+        steps.append(observe(observation), action, float(reward), state, info)
+        observation = after
+    success = bool(steps.dones) and steps.dones[-1]
+    datasets = steps.datasets(seed, observe(observation)) if success else {}
+    return Demonstration(seed, success, len(steps), inner.env_args, datasets)
+
+
+class _Steps:
+    """What is noted at every step, and from it the datasets of a demonstration."""
+
+    def __init__(self, first_state: Mapping[str, Any]) -> None:
+        self.first_state = first_state
+        self.observations: list[dict[str, np.ndarray]] = []
+        self.rewards: list[float] = []
+        self.dones: list[bool] = []
+        self.rows: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def append(
+        self,
+        observation: dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: float,
+        state: Mapping[str, Any],
+        info: Mapping[str, Any],
+    ) -> None:
+        """Observation and state are those before the action, reward and info those after it."""
+        self.observations.append(observation)
+        self.rewards.append(reward)
+        self.dones.append(is_success(info))
+        self.rows["actions"].append(action)
+        for key, source in STEP_SOURCES.items():
+            values = state if source == "state" else info
+            if key in values:
+                self.rows[key].append(np.array(values[key]))
+
+    def datasets(self, seed: int, final: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The arguments of `DatasetWriter.add_episode`."""
+        attrs: dict[str, Any] = {"seed": seed}
+        if self.first_state.get("initial_joint") is not None:
+            attrs["initial_joint"] = np.asarray(self.first_state["initial_joint"])
+        return {
+            "obs": {key: np.stack([row[key] for row in self.observations]) for key in final},
+            "rewards": np.array(self.rewards),
+            # robomimic's done_mode 2: every successful state, and the last in any case
+            "dones": np.array([*self.dones[:-1], True]),
+            "model_file": self.first_state.get("model_file"),
+            "final_obs": dict(final),
+            "attrs": attrs,
+            **{key: np.stack(rows) for key, rows in self.rows.items()},
+        }
+
+
+def record_demonstrations(
+    path: str | Path,
+    env_id: str,
+    n: int,
+    *,
+    n_procs: int = 1,
+    seed: int = 0,
+    valid_fraction: float = 0.1,
+    overwrite: bool = False,
+    max_attempts: int | None = None,
+    progress: bool = False,
+) -> Recording:
+    """Write the first `n` successes over the seeds `seed`, `seed + 1`, … to a robomimic dataset.
+
+    The datasets do not depend on `n_procs`. LFMError, and nothing is written, if fewer than a tenth of at
+    least max(20, n) attempts succeed, or `max_attempts` (default 10 n) do not suffice.
+    """
+    begin = time.perf_counter()
+    limit = max_attempts or MAX_ATTEMPTS * n
+    successes = frames = attempts = 0
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(progress_bar("demonstrations", n, progress))
+        seeds = range(seed, seed + limit)
+        demonstrations = stack.enter_context(
+            contextlib.closing(map_seeds(CollectJob(env_id), seeds, n_procs))
+        )
+        writer: DatasetWriter | None = None
+        for attempts, demonstration in enumerate(demonstrations, 1):
+            if demonstration.success:
+                if writer is None:
+                    writer = DatasetWriter(
+                        path,
+                        demonstration.env_args,
+                        overwrite=overwrite,
+                        valid_fraction=valid_fraction,
+                        seed=seed,
+                    )
+                    stack.enter_context(writer)
+                writer.add_episode(**demonstration.datasets)
+                successes, frames = successes + 1, frames + demonstration.length
+                bar.update()
+            bar.set_postfix_str(f"success {successes}/{attempts}", refresh=False)
+            if successes == n:
+                break
+            _check_rate(env_id, successes, attempts, n)
+        else:
+            raise LFMError(
+                f"environment {env_id}: {successes} of {attempts} attempts succeeded, {n} wanted; "
+                "raise --max_attempts or lower --n; nothing written"
+            )
+    return Recording(Path(path), successes, frames, attempts, time.perf_counter() - begin)
+
+
+def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:
+    if attempts >= max(20, n) and successes < MIN_SUCCESS_RATE * attempts:
+        raise LFMError(
+            f"environment {env_id}: its expert succeeded in {successes} of {attempts} attempts, fewer than "
+            f"{MIN_SUCCESS_RATE:.0%}; nothing written"
+        )

@@ -1,0 +1,172 @@
+"""One task over many seeds: in this process or over several; results come in the order of the seeds.
+
+A pool of our own rather than a library's, for three things those do not give: a process that dies (out of memory)
+is told with the seed it had, workers end when their parent does, and stopping them at any moment cannot
+hang, since every worker has its own pipe and no lock is shared.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypeVar
+
+from lfm_policy.flow.errors import LFMError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Task(Protocol[T_co]):
+    """What one process holds (a policy, an environment), and does for one seed."""
+
+    def __call__(self, seed: int) -> T_co: ...
+
+    def close(self) -> None:
+        """Let go of the environment."""
+        ...
+
+
+def map_seeds(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Iterator[T]:
+    """`start()(seed)` for every seed, in the order of the seeds.
+
+    Each process calls `start` once; beyond one process it and the results must pickle. Closing the iterator
+    before its end stops the workers. An exception becomes an LFMError that names the seed.
+    """
+    if n_procs < 1:
+        raise LFMError(f"--n_procs {n_procs}: must be 1 or more")
+    count = min(n_procs, len(seeds))
+    return process_pool(start, seeds, count) if count > 1 else in_process(start, seeds)
+
+
+def in_process(start: Callable[[], Task[T]], seeds: Sequence[int]) -> Iterator[T]:
+    """The executor without processes."""
+    task = start()
+    try:
+        for seed in seeds:
+            try:
+                yield task(seed)
+            except Exception as error:
+                raise _named(error, seed) from error
+    finally:
+        task.close()
+
+
+def process_pool(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Iterator[T]:
+    """The executor over spawned processes of one BLAS thread each; whoever is free takes the next seed."""
+    remaining = enumerate(seeds)
+    given: dict[Connection, tuple[int, int]] = {}
+    results: dict[int, T] = {}
+    next_index = 0
+
+    def give(connection: Connection) -> None:
+        for index, seed in remaining:
+            given[connection] = (index, seed)
+            connection.send(seed)
+            return
+
+    with _workers(start, n_procs) as workers:
+        for connection in workers:
+            give(connection)
+        while given:
+            for ready in wait(list(given)):
+                assert isinstance(ready, Connection)
+                index, seed = given.pop(ready)
+                results[index] = _receive(ready, workers[ready], seed)
+                give(ready)
+            while next_index in results:
+                yield results.pop(next_index)
+                next_index += 1
+
+
+@contextmanager
+def _workers(start: Callable[[], Any], count: int) -> Iterator[dict[Connection, BaseProcess]]:
+    """`count` processes that wait for seeds; all ended on leaving, however that comes about."""
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, BaseProcess] = {}
+    try:
+        with _worker_environment():
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(start, theirs), daemon=True)
+                process.start()
+                # with our copy closed, reading tells when the worker has died
+                theirs.close()
+                workers[ours] = process
+        yield workers
+    finally:
+        for connection, process in workers.items():
+            process.terminate()
+            process.join()
+            connection.close()
+
+
+@contextmanager
+def _worker_environment() -> Iterator[None]:
+    """Processes started herein have one BLAS thread and are deaf to Ctrl-C.
+
+    Both are inherited, because inside the worker they would come too late: libraries read the variables when
+    they are imported, and a Ctrl-C during those imports prints a traceback for each worker.
+    """
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(start: Callable[[], Task[Any]], connection: Connection) -> None:
+    task: Task[Any] | None = None
+    try:
+        while True:
+            seed = connection.recv()
+            try:
+                task = task or start()
+                outcome = (task(seed), None)
+            except Exception as error:
+                outcome = (None, _named(error, seed))
+                # a cause does not survive pickling, a note does
+                outcome[1].add_note(traceback.format_exc())
+            connection.send(outcome)
+    except (EOFError, BrokenPipeError):
+        # the parent is gone
+        return
+
+
+def _receive(connection: Connection, process: BaseProcess, seed: int) -> Any:
+    try:
+        result, error = connection.recv()
+    except (EOFError, ConnectionResetError) as died:
+        process.join(5)
+        raise LFMError(
+            f"seed {seed}: its worker process died (exit code {process.exitcode}); "
+            "if memory ran out, lower --n_procs"
+        ) from died
+    if error is not None:
+        raise error
+    return result
+
+
+def _named(error: Exception, seed: int) -> LFMError:
+    if isinstance(error, LFMError):
+        return error
+    text = " ".join(str(error).split())
+    return LFMError(f"seed {seed}: {type(error).__name__}: {text}")

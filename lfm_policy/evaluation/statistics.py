@@ -1,0 +1,50 @@
+"""What a list of episodes says: rates with their interval, means, and latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a success rate (Wilson 1927).
+
+    Unlike mean ± 2 standard errors it stays inside [0, 1] and keeps a width at 0 and at n successes.
+    """
+    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Median and 95th percentile in milliseconds; None without a measurement."""
+    if not seconds:
+        return {"p50": None, "p95": None}
+    p50, p95 = np.percentile(np.asarray(seconds), [50, 95]) * 1e3
+    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3)}
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], latencies: Sequence[float]) -> dict[str, Any]:
+    """Success rate with its 95 % interval, means over episodes, speed, and latency per chunk.
+
+    `latencies` are seconds, one a chunk. `env_steps_per_second` is one environment's, policy not counted.
+    """
+    successes, n = sum(bool(row["success"]) for row in rows), len(rows)
+    env_seconds = sum(row["env_seconds"] for row in rows)
+    return {
+        "success_rate": successes / n,
+        "n_success": successes,
+        "n_rollouts": n,
+        "wilson95": list(wilson(successes, n)),
+        "mean_return": _mean(rows, "return"),
+        "mean_max_reward": _mean(rows, "max_reward"),
+        "mean_steps": _mean(rows, "steps"),
+        "env_steps_per_second": round(sum(row["steps"] for row in rows) / max(env_seconds, 1e-9), 1),
+        "latency_ms": percentiles_ms(latencies),
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.mean([row[key] for row in rows]))

@@ -1,0 +1,38 @@
+"""Local Flow Matching itself: schedule, interpolants, couplings, solvers, the chain and its training.
+
+Knows nothing of robots, tables, images or files.
+"""
+
+from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.fit import FitOptions, Fitter, StepReport, fit_local_flow
+from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
+from lfm_policy.flow.local_flow import LocalFlow
+from lfm_policy.flow.matching import COUPLINGS, Matching
+from lfm_policy.flow.parallel import fit_in_parallel
+from lfm_policy.flow.random import named_generator
+from lfm_policy.flow.schedule import Schedule, ou_angle, ou_moments
+from lfm_policy.flow.solver import FIXED_STEP, Solver
+from lfm_policy.flow.source import PushedSource, Source, TensorSource
+
+__all__ = [
+    "COUPLINGS",
+    "FIXED_STEP",
+    "INTERPOLANTS",
+    "FitOptions",
+    "Fitter",
+    "LFMError",
+    "LocalFlow",
+    "Matching",
+    "PushedSource",
+    "Schedule",
+    "Solver",
+    "Source",
+    "StepReport",
+    "TensorSource",
+    "fit_in_parallel",
+    "fit_local_flow",
+    "interpolate",
+    "named_generator",
+    "ou_angle",
+    "ou_moments",
+]

@@ -1,0 +1,293 @@
+"""Algorithm 1: fit the sub-flows one after the other, pushing the data on through each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lfm_policy.flow.ema import ema_decay, ema_update
+from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.local_flow import LocalFlow, stretch_velocity
+from lfm_policy.flow.matching import Matching, Regression, draw_whole_clock, matching_loss, ou_transition
+from lfm_policy.flow.random import named_generator
+from lfm_policy.flow.solver import Solver
+from lfm_policy.flow.source import BatchOrder, PushedSource, Source, TensorSource, slices
+
+WHOLE_CLOCK = 0  # the "sub-flow number" of a stage that trains on all stretches together
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How sub-flows are fitted; `steps`, the learning-rate schedule and the EMA are per network.
+
+    The learning rate warms up linearly over `warmup_steps` and then follows `lr_decay` to the last step.
+    `shared_start` = K first trains one network on all stretches together for K steps and copies it N
+    times (no coupling or marginals matter there). `warm_start` begins sub-flow n + 1 with the weights of
+    sub-flow n. `initial_diffusion` = δ replaces the data by its OU diffusion over time δ (Section 4.3).
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    learning_rate: float = 1e-4
+    beta1: float = 0.95
+    beta2: float = 0.999
+    weight_decay: float = 1e-6
+    warmup_steps: int = 500
+    lr_decay: Literal["cosine", "constant"] = "cosine"
+    max_grad_norm: float | None = None
+    ema_power: float = 0.75
+    ema_maximum: float = 0.9999
+    matching: Matching = field(default_factory=Matching)
+    shared_start: int = 0
+    warm_start: bool = False
+    initial_diffusion: float = 0.0
+    push_solver: Solver = field(default_factory=Solver)
+    push_batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "push_batch_size"):
+            if getattr(self, name) <= 0:
+                raise LFMError(f"{name}: {getattr(self, name)} must be positive")
+
+
+class Stage(NamedTuple):
+    """One network's training: sub-flow n (or WHOLE_CLOCK) for so many steps."""
+
+    n: int
+    steps: int
+
+
+class StepReport(NamedTuple):
+    """What a training step did: sub-flow n, its step number (from 1), loss and learning rate."""
+
+    n: int
+    step: int
+    loss: float
+    learning_rate: float
+
+
+class Fitter:
+    """Algorithm 1 as a resumable sequence of steps.
+
+    `flow` always holds the EMA weights, those that push and sample; the weights being trained live here.
+    `subflows` restricts training to some n (exact marginals only: others need all that came before).
+    Every draw is a function of (seed, sub-flow, step), so that a restored state continues bit for bit.
+    """
+
+    def __init__(
+        self,
+        flow: LocalFlow,
+        source: Source,
+        options: FitOptions,
+        seed: int = 0,
+        valid: Source | None = None,
+        subflows: Sequence[int] | None = None,
+    ) -> None:
+        _check(flow, source, options, subflows)
+        self.flow, self.options, self.seed = flow, options, seed
+        self.stages = _stages(flow, options, subflows)
+        self._sources = (source, valid)
+        self.stage, self.step_in_stage = 0, 0
+        self._begin_stage()
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has been trained."""
+        return self.stage == len(self.stages) - 1 and self.stage_done
+
+    @property
+    def stage_done(self) -> bool:
+        """Whether the current stage has had its steps: the next step pushes the data on and begins another."""
+        return self.step_in_stage == self.current.steps
+
+    @property
+    def current(self) -> Stage:
+        """The stage being trained."""
+        return self.stages[self.stage]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps over all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken over all stages."""
+        return sum(stage.steps for stage in self.stages[: self.stage]) + self.step_in_stage
+
+    def step(self) -> StepReport:
+        """One optimiser step; the first one of a stage pushes the data on before it."""
+        if self.stage_done:
+            self._next_stage()
+        (n, steps), k = self.current, self.step_in_stage
+        x, cond = self.source.batch(self.order(k))
+        problem = self._draw(x, named_generator(self.seed, "train", n, k))
+        loss = matching_loss(self._velocity(self.network), problem, cond)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise LFMError(
+                f"loss of sub-flow {n} is {value} at step {k + 1}; lower training.learning_rate "
+                f"({self.options.learning_rate:g}) or look for outliers in the data with `lfm inspect`"
+            )
+        rate = self._update(loss, k, steps)
+        self.step_in_stage += 1
+        return StepReport(n, k + 1, value, rate)
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float | None:
+        """Loss of the EMA weights on held-out samples with the same draws each time; None without any."""
+        if self.valid is None:
+            return None
+        n, total = self.current.n, 0.0
+        for i, index in enumerate(slices(len(self.valid), self.options.push_batch_size)):
+            x, cond = self.valid.batch(index)
+            problem = self._draw(x, named_generator(self.seed, "valid", n, i))
+            loss = matching_loss(self._velocity(self.flow.field(max(n, 1))), problem, cond)
+            total += loss.item() * len(index)
+        return total / len(self.valid)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues the run, beside the flow's own weights."""
+        return {
+            "stage": self.stage,
+            "step_in_stage": self.step_in_stage,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; the flow's weights must have been restored before."""
+        for stage in self.stages[: state["stage"]]:
+            self._push_sources(stage.n)
+        self.stage, self.step_in_stage = state["stage"], state["step_in_stage"]
+        self._begin_stage()
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _begin_stage(self) -> None:
+        n, options = self.current.n, self.options
+        self.source, self.valid = self._sources
+        self.network = copy.deepcopy(self.flow.field(max(n, 1))).train()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=options.learning_rate,
+            betas=(options.beta1, options.beta2),
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+        self.order = BatchOrder(len(self.source), options.batch_size, self.seed, n)
+
+    def _next_stage(self) -> None:
+        n = self.current.n
+        self._push_sources(n)
+        self.stage, self.step_in_stage = self.stage + 1, 0
+        weights = self.flow.field(max(n, 1)).state_dict()
+        if n == WHOLE_CLOCK:
+            for other in self.flow.fields:
+                other.load_state_dict(weights)
+        elif self.options.warm_start:
+            self.flow.field(self.current.n).load_state_dict(weights)
+        self._begin_stage()
+
+    def _push_sources(self, n: int) -> None:
+        """Replace the samples of p_(n-1) by those of p_n, where Algorithm 1 asks for it."""
+        if n == WHOLE_CLOCK or self.options.matching.marginals == "exact":
+            return
+        source, valid = self._sources
+        self._sources = (self._pushed(n, source, 0), self._pushed(n, valid, 1) if valid else None)
+
+    @torch.no_grad()
+    def _pushed(self, n: int, source: Source, split: int) -> Source:
+        parts = []
+        for i, index in enumerate(slices(len(source), self.options.push_batch_size)):
+            generator = named_generator(self.seed, "initial_diffusion", split, i)
+            x, cond = source.batch(index)
+            x = self._diffused(x, generator) if n == 1 else x
+            parts.append(self.flow.push(x, cond, self.options.push_solver, [n]))
+        return PushedSource(torch.cat(parts), source.origin if isinstance(source, PushedSource) else source)
+
+    def _diffused(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        delta = self.options.initial_diffusion
+        return ou_transition(x, delta, generator) if delta else x
+
+    def _draw(self, x: Tensor, generator: torch.Generator) -> Regression:
+        n, matching = self.current.n, self.options.matching
+        if n <= 1 or matching.marginals == "exact":
+            x = self._diffused(x, generator)
+        if n == WHOLE_CLOCK:
+            return draw_whole_clock(x, generator)
+        return matching.draw(x, n, self.flow.schedule, generator)
+
+    def _velocity(self, network: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        n = self.current.n
+        if n == WHOLE_CLOCK:
+            return network
+        return lambda x, t, cond: stretch_velocity(network, self.flow.schedule, n, x, t, cond)
+
+    def _update(self, loss: Tensor, k: int, steps: int) -> float:
+        options = self.options
+        rate = learning_rate(options, k, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if options.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), options.max_grad_norm)
+        self.optimizer.step()
+        decay = ema_decay(k, options.ema_power, options.ema_maximum)
+        ema_update(self.flow.field(max(self.current.n, 1)), self.network, decay)
+        return rate
+
+
+def learning_rate(options: FitOptions, step: int, steps: int) -> float:
+    """Learning rate of step 0 … steps-1: linear warm-up, then cosine to zero or constant."""
+    warmup = min(options.warmup_steps, steps // 2)
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    if options.lr_decay == "constant":
+        return options.learning_rate
+    progress = (step - warmup) / max(1, steps - warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit_local_flow(
+    flow: LocalFlow,
+    samples: Tensor | Source,
+    options: FitOptions | None = None,
+    cond: Tensor | None = None,
+    seed: int = 0,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> LocalFlow:
+    """Fit a flow's sub-flows to samples (M, *shape) with conditions (M, C) or None by Algorithm 1.
+
+    The flow is changed in place and returned with its EMA weights. `on_step` hears of every step.
+    """
+    source = TensorSource(samples, cond) if isinstance(samples, Tensor) else samples
+    fitter = Fitter(flow, source, options or FitOptions(), seed)
+    while not fitter.done:
+        report = fitter.step()
+        if on_step:
+            on_step(report)
+    return flow
+
+
+def _stages(flow: LocalFlow, options: FitOptions, subflows: Sequence[int] | None) -> list[Stage]:
+    if flow.shares_weights:
+        return [Stage(WHOLE_CLOCK, options.shared_start + options.steps * flow.n_subflows)]
+    shared = [Stage(WHOLE_CLOCK, options.shared_start)] if options.shared_start and subflows is None else []
+    chosen = subflows if subflows is not None else range(1, flow.n_subflows + 1)
+    return [*shared, *(Stage(n, options.steps) for n in chosen)]
+
+
+def _check(flow: LocalFlow, source: Source, options: FitOptions, subflows: Sequence[int] | None) -> None:
+    if len(source) == 0:
+        raise LFMError("samples: there are none to fit a flow to")
+    options.matching.check_condition(source.batch(torch.zeros(1, dtype=torch.long))[1])
+    if subflows is not None and options.matching.marginals == "pushed":
+        raise LFMError("subflows: training some sub-flows alone needs flow.marginals: exact")

@@ -1,0 +1,118 @@
+"""The FiLM-conditioned 1-D UNet over the steps of an action chunk.
+
+The architecture of Diffusion Policy's CNN (arXiv 2303.04137, appendix on network architecture), with a
+float time; its parameter counts are those of Table A.3's global network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lfm_policy.nets.embedding import TimeEmbedding
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution along the chunk, group norm, Mish; (B, in, T) -> (B, out, T)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, n_groups: int) -> None:
+        super().__init__(
+            nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
+            nn.GroupNorm(n_groups, out_channels),
+            nn.Mish(),
+        )
+
+
+class FiLMResidualBlock(nn.Module):
+    """Two convolution blocks whose middle is scaled and shifted per channel by the condition."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, cond_dim: int, kernel_size: int, n_groups: int
+    ) -> None:
+        super().__init__()
+        self.first = ConvBlock(in_channels, out_channels, kernel_size, n_groups)
+        self.second = ConvBlock(out_channels, out_channels, kernel_size, n_groups)
+        self.film = nn.Sequential(nn.Mish(), nn.Linear(cond_dim, 2 * out_channels))
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv1d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """x (B, in, T), cond (B, cond_dim) -> (B, out, T)."""
+        scale, shift = self.film(cond)[:, :, None].chunk(2, dim=1)
+        return self.second(scale * self.first(x) + shift) + self.skip(x)
+
+
+class UNetLevel(nn.Module):
+    """Two residual blocks and a change of resolution (or none)."""
+
+    def __init__(self, first: FiLMResidualBlock, second: FiLMResidualBlock, resample: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.resample = first, second, resample
+
+
+class UNet1d(nn.Module):
+    """Velocity v(x, t, cond) of action chunks x (B, Tp, Da) given observations cond (B, C).
+
+    `channels` are the widths of the levels from fine to coarse; Tp must be divisible by
+    `stride` = 2^(levels - 1). The time embedding and the observations modulate every block (FiLM).
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        cond_dim: int,
+        channels: Sequence[int] = (256, 512, 1024),
+        kernel_size: int = 5,
+        n_groups: int = 8,
+        embedding_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        bad = [c for c in channels if c % n_groups]
+        if bad or not channels:
+            raise ValueError(f"network.channels: {list(channels)} must be divisible by n_groups {n_groups}")
+        self.stride = 2 ** (len(channels) - 1)
+        self.time = nn.Sequential(
+            TimeEmbedding(embedding_dim),
+            nn.Linear(embedding_dim, 4 * embedding_dim),
+            nn.Mish(),
+            nn.Linear(4 * embedding_dim, embedding_dim),
+        )
+
+        def block(a: int, b: int) -> FiLMResidualBlock:
+            return FiLMResidualBlock(a, b, embedding_dim + cond_dim, kernel_size, n_groups)
+
+        widths = [action_dim, *channels]
+        self.down = nn.ModuleList()
+        for level, (a, b) in enumerate(zip(widths, channels, strict=False)):
+            last = level == len(channels) - 1
+            resample = nn.Identity() if last else nn.Conv1d(b, b, 3, stride=2, padding=1)
+            self.down.append(UNetLevel(block(a, b), block(b, b), resample))
+        self.middle = nn.ModuleList([block(channels[-1], channels[-1]) for _ in range(2)])
+        self.up = nn.ModuleList(
+            UNetLevel(block(2 * b, a), block(a, a), nn.ConvTranspose1d(a, a, 4, stride=2, padding=1))
+            for a, b in reversed(list(zip(channels, channels[1:], strict=False)))
+        )
+        self.out = nn.Sequential(
+            ConvBlock(channels[0], channels[0], kernel_size, n_groups), nn.Conv1d(channels[0], action_dim, 1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x (B, Tp, Da), t (B,) in [0, 1], cond (B, C) or None -> velocity (B, Tp, Da)."""
+        if x.shape[1] % self.stride:
+            raise ValueError(f"policy.horizon: {x.shape[1]} steps are not divisible by {self.stride}")
+        embedding = self.time(t)
+        modulation = embedding if cond is None else torch.cat([embedding, cond], dim=-1)
+        h = x.transpose(1, 2)  # (B, Da, Tp): channels first
+        skips = []
+        for level in self.down:
+            h = level.second(level.first(h, modulation), modulation)
+            skips.append(h)
+            h = level.resample(h)
+        for block in self.middle:
+            h = block(h, modulation)
+        for level in self.up:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = level.resample(level.second(level.first(h, modulation), modulation))
+        return self.out(h).transpose(1, 2)

@@ -1,0 +1,54 @@
+"""Checkpoints of a run: complete folders only, the newest one kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfm_policy.flow import LFMError
+from lfm_policy.policy import LFMPolicy, save_policy
+from lfm_policy.policy.serialization import CHECKPOINTS
+
+STATE_FILE = "training_state.pt"
+
+
+def save_checkpoint(
+    run: Path, step: int, policy: LFMPolicy, state: dict[str, Any], facts: dict[str, Any]
+) -> Path:
+    """Write `run/checkpoints/step_<step>` under a temporary name, rename it, then remove older ones.
+
+    A crash at any moment leaves the old checkpoint, the new one, or both; never half of one.
+    """
+    folder = run / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    temporary, final = folder / f"tmp-{os.getpid()}", folder / f"step_{step}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        torch.save(state, temporary / STATE_FILE)
+        save_policy(policy, temporary, step=step, **facts)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for other in folder.glob("step_*"):
+        if other != final:
+            shutil.rmtree(other)
+    return final
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    """State of a run, read with weights_only=True."""
+    file = folder / STATE_FILE
+    try:
+        return torch.load(file, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise LFMError(
+            f"{file}: cannot be read ({str(error).splitlines()[0]}); start anew with --overwrite true"
+        ) from error

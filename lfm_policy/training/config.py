@@ -1,0 +1,246 @@
+"""The typed configuration of a training run: one YAML file, every field also a dotted flag."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from lfm_policy.data.action_space import Representation, Rotation
+from lfm_policy.data.normalizer import Mode
+from lfm_policy.flow import FitOptions, LFMError, Matching, Solver
+from lfm_policy.flow.interpolant import InterpolantName
+from lfm_policy.flow.matching import CouplingName, MarginalsName
+from lfm_policy.policy import ChainConfig, LFMConfig, UNetConfig
+
+LOW_DIM_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which demonstrations, observations and actions to learn from.
+
+    Args:
+        path: a robomimic HDF5 file.
+        obs_keys: observations by name, in the order in which they are joined.
+        representation: `delta` reads the dataset `actions`, `absolute` reads `actions_abs`.
+        rotation: how absolute rotations are coded: `axis_angle` or `rotation_6d`.
+        filter_key: only the demonstrations of this mask.
+        valid_fraction: episodes held out where the file has no masks train and valid.
+        observation_normalizer: `minmax`, `standard` or `identity`.
+        action_normalizer: `minmax`, `standard` or `identity`.
+        max_memory_gb: larger files are read lazily.
+        check_version: refuse a file of another robosuite version than the installed one.
+    """
+
+    path: str = ""
+    obs_keys: tuple[str, ...] = LOW_DIM_KEYS
+    representation: Representation = "delta"
+    rotation: Rotation = "axis_angle"
+    filter_key: str | None = None
+    valid_fraction: float = 0.02
+    observation_normalizer: Mode = "minmax"
+    action_normalizer: Mode = "minmax"
+    max_memory_gb: float = 8.0
+    check_version: bool = True
+
+
+@dataclass(frozen=True)
+class ChunkConfig:
+    """Time steps of a policy.
+
+    Args:
+        n_obs_steps: To, observations the policy sees.
+        horizon: Tp, actions it predicts; divisible by 2^(levels of the network - 1).
+        n_action_steps: Ta, actions executed before it predicts again.
+    """
+
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_action_steps: int = 8
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The chain of sub-flows and where its training pairs come from; the defaults are the paper's.
+
+    Args:
+        n_subflows: N; 1 is plain flow matching.
+        c: first step size of the schedule.
+        rho: ratio of successive step sizes.
+        share_weights: one network for all sub-flows.
+        interpolant: `ot`, `trigonometric` or `geodesic`.
+        coupling: `fresh` or `common` (the latter with exact marginals).
+        marginals: `pushed` (Algorithm 1) or `exact`.
+        time_alpha: first parameter of the Beta distribution of times.
+        time_beta: second parameter of it.
+        shared_start: steps of training one network on all stretches before it is copied.
+        warm_start: begin sub-flow n + 1 with the weights of sub-flow n.
+        initial_diffusion: OU time by which the data are diffused before all else.
+        push_method: solver that pushes the data on.
+        push_steps: its steps per sub-flow.
+    """
+
+    n_subflows: int = 4
+    c: float = 0.15
+    rho: float = 1.25
+    share_weights: bool = False
+    interpolant: InterpolantName = "ot"
+    coupling: CouplingName = "fresh"
+    marginals: MarginalsName = "pushed"
+    time_alpha: float = 1.0
+    time_beta: float = 1.0
+    shared_start: int = 0
+    warm_start: bool = False
+    initial_diffusion: float = 0.0
+    push_method: Literal["euler", "midpoint", "heun", "rk4", "dopri5"] = "midpoint"
+    push_steps: int = 4
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation of each network; steps and schedules are per sub-flow.
+
+    Args:
+        steps: optimiser steps per sub-flow; if not given, `epochs` over the training windows.
+        epochs: passes over the training windows per sub-flow, where `steps` is not given.
+        batch_size: windows per step.
+        learning_rate: its peak.
+        beta1: of Adam.
+        beta2: of Adam.
+        weight_decay: of AdamW.
+        warmup_steps: linear warm-up.
+        lr_decay: `cosine` to zero or `constant`.
+        max_grad_norm: clip gradients to this norm.
+        ema_power: of the EMA's decay 1 - (1 + step)^-power.
+        ema_maximum: largest decay.
+        log_every: steps between log entries.
+        valid_every: steps between held-out evaluations.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int | None = None
+    epochs: int = 200
+    batch_size: int = 256
+    learning_rate: float = 1e-4
+    beta1: float = 0.95
+    beta2: float = 0.999
+    weight_decay: float = 1e-6
+    warmup_steps: int = 500
+    lr_decay: Literal["cosine", "constant"] = "cosine"
+    max_grad_norm: float | None = None
+    ema_power: float = 0.75
+    ema_maximum: float = 0.9999
+    log_every: int = 50
+    valid_every: int = 500
+    checkpoint_every: int = 1000
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Rollouts while the last sub-flow trains, and after it.
+
+    Args:
+        n_rollouts: episodes each time; 0 for none.
+        every: steps between them.
+        seed: first seed; final figures should use others.
+        n_procs: simulator processes.
+    """
+
+    n_rollouts: int = 0
+    every: int = 5000
+    seed: int = 50_000
+    n_procs: int = 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        output_dir: folder of the run: config.yaml, metrics.jsonl, tensorboard/, checkpoints/.
+        data: demonstrations, observations, actions.
+        policy: time steps.
+        network: sizes of one sub-flow's UNet.
+        flow: the chain of sub-flows and its training pairs.
+        sampler: how sub-flows are solved when the policy acts.
+        training: optimisation.
+        rollout: rollouts during training.
+        seed: of weights, data order and noise.
+        device: `cpu`, `cuda`, …
+        resume: continue the run in output_dir.
+        overwrite: replace the run in output_dir.
+        stop_after: stop after that many steps of this session, resumable.
+    """
+
+    output_dir: str
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: ChunkConfig = field(default_factory=ChunkConfig)
+    network: UNetConfig = field(default_factory=UNetConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    sampler: Solver = field(default_factory=Solver)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    seed: int = 0
+    device: str = "cpu"
+    resume: bool = False
+    overwrite: bool = False
+    stop_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data.path:
+            raise LFMError("data.path: no dataset given; add --data.path FILE")
+        if self.resume and self.overwrite:
+            raise LFMError("resume, overwrite: both are true; choose one")
+
+    def lfm(self) -> LFMConfig:
+        """What builds the policy."""
+        flow = self.flow
+        chain = ChainConfig(flow.n_subflows, flow.c, flow.rho, flow.share_weights)
+        return LFMConfig(self.network, chain, self.sampler)
+
+    def fit_options(self, n_windows: int) -> FitOptions:
+        """What fits the flow to `n_windows` training windows."""
+        t, f = self.training, self.flow
+        return FitOptions(
+            steps=t.steps if t.steps is not None else -(-t.epochs * n_windows // t.batch_size),
+            batch_size=t.batch_size,
+            learning_rate=t.learning_rate,
+            beta1=t.beta1,
+            beta2=t.beta2,
+            weight_decay=t.weight_decay,
+            warmup_steps=t.warmup_steps,
+            lr_decay=t.lr_decay,
+            max_grad_norm=t.max_grad_norm,
+            ema_power=t.ema_power,
+            ema_maximum=t.ema_maximum,
+            matching=Matching(f.interpolant, f.coupling, f.marginals, f.time_alpha, f.time_beta),
+            shared_start=f.shared_start,
+            warm_start=f.warm_start,
+            initial_diffusion=f.initial_diffusion,
+            push_solver=Solver(f.push_method, f.push_steps),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        return _plain(asdict(self))
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Fields whose values would make a resumed run another run, as `field: old, now new`."""
+        old, new = _flat(other), _flat(self.to_dict())
+        free = ("output_dir", "resume", "overwrite", "stop_after", "rollout.", "data.path", "training.log_")
+        free += ("training.valid_", "training.checkpoint_", "data.max_memory")
+        fields = [name for name in {**old, **new} if not name.startswith(free)]
+        return [f"{n}: was {old.get(n)}, now {new.get(n)}" for n in fields if old.get(n) != new.get(n)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,287 @@
+"""A training run: data in, checkpoints out, resumable at any step."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lfm_policy.data.action_space import check_env_version, installed_version
+from lfm_policy.data.demonstrations import Demonstrations
+from lfm_policy.data.normalizer import Normalizer, Statistics
+from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
+from lfm_policy.flow import Fitter, LFMError, named_generator
+from lfm_policy.flow.random import named_seed
+from lfm_policy.policy import LFMPolicy, PolicySpec, find_checkpoint
+from lfm_policy.policy.lfm import check_horizon
+from lfm_policy.policy.serialization import load_weights, read_description
+from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
+from lfm_policy.training.config import TrainConfig
+from lfm_policy.training.logging import RunLog, progress_bar
+from lfm_policy.training.windows import make_windows, split_observation
+
+CONFIG_FILE = "config.yaml"
+RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", "checkpoints")
+SAMPLED_WINDOWS = 256  # held-out windows whose sampled chunks are compared with the demonstrated ones
+
+
+class Trainer:
+    """One run of Algorithm 1 on demonstrations.
+
+    Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
+    logs and checkpoints; Ctrl-C ends it after the current step with a checkpoint. `on_checkpoint(folder,
+    step, done)` is called after each checkpoint of a complete policy and may return values to log.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        say: Callable[[str], None] = print,
+        on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
+    ) -> None:
+        self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
+        self.run_dir = Path(config.output_dir)
+        check_output_dir(config)
+        check_horizon(config.policy.horizon, config.network)
+        train, valid = _read(config, say)
+        self.dataset = dataset_identity(config.data.path)
+        self.policy = _build_policy(config, train).to(config.device)
+        self.train = make_windows(train, self.policy)
+        self.valid = make_windows(valid, self.policy) if valid else None
+        options = config.fit_options(len(self.train))
+        self.fitter = Fitter(self.policy.flow, self.train, options, config.seed, self.valid)
+        self.interrupted = False
+        if config.resume:
+            self._resume()
+
+    def run(self) -> Path:
+        """Train to the end (or `stop_after`, or Ctrl-C); returns the newest checkpoint's folder."""
+        self._prepare_folder()
+        log = RunLog(self.run_dir, self.fitter.steps_done)
+        try:
+            with self._interruptible():
+                return self._loop(log)
+        finally:
+            log.close()
+
+    def _loop(self, log: RunLog) -> Path:
+        fitter, every, config = self.fitter, self.config.training, self.config
+        last = fitter.steps_done + (config.stop_after or fitter.total_steps)
+        bar = progress_bar(fitter.total_steps, fitter.steps_done)
+        losses: list[float] = []
+        begin = time.perf_counter()
+        while not (fitter.done or self.interrupted or fitter.steps_done >= last):
+            if fitter.stage_done:
+                bar.set_description(f"pushing the data through sub-flow {fitter.current.n}")
+            report = fitter.step()
+            losses.append(report.loss)
+            bar.update()
+            step, ends = fitter.steps_done, fitter.stage_done
+            if report.step % every.log_every == 0 or ends:
+                rate = len(losses) / (time.perf_counter() - begin)
+                loss = sum(losses) / len(losses)
+                log.write(
+                    step,
+                    subflow=report.n,
+                    subflow_step=report.step,
+                    loss=loss,
+                    learning_rate=report.learning_rate,
+                    steps_per_second=rate,
+                )
+                bar.set_description(f"{self._stage_name()}, loss {loss:.4f}")
+                losses, begin = [], time.perf_counter()
+            if report.step % every.valid_every == 0 or ends:
+                self._evaluate(log, ends)
+            if report.step % every.checkpoint_every == 0 and not fitter.done:
+                self._save(log)
+        bar.close()
+        return self._save(log)
+
+    def _evaluate(self, log: RunLog, ends: bool) -> None:
+        """Held-out loss of the current sub-flow, and the error of sampled chunks once all are trained."""
+        loss = self.fitter.held_out_loss()
+        if loss is None:
+            return
+        n = self.fitter.current.n
+        values: dict[str, Any] = {"subflow": n, "valid_loss": loss}
+        if self._complete:
+            values["sample_mse"] = self._sample_mse()
+        log.write(self.fitter.steps_done, **values)
+        if ends:
+            text = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "subflow")
+            self.say(f"{self._stage_name()} trained: held-out {text}")
+
+    def _sample_mse(self) -> float:
+        """Mean squared error, in normalised units, of chunks sampled for held-out observations."""
+        assert self.valid is not None
+        count = min(SAMPLED_WINDOWS, len(self.valid))
+        index = torch.linspace(0, len(self.valid) - 1, count).long()
+        observations, actions = self.valid.gather(index)
+        generator = named_generator(self.config.seed, "sample_mse", device=self.policy.device)
+        predicted = self.policy.predict_action(split_observation(observations, self.policy), generator)
+        normalize = self.policy.action_normalizer.normalize
+        return (normalize(predicted) - normalize(actions.to(predicted.device))).pow(2).mean().item()
+
+    @property
+    def _complete(self) -> bool:
+        """Whether every sub-flow has been trained, or is the last one in training."""
+        return self.fitter.stage == len(self.fitter.stages) - 1
+
+    def _stage_name(self) -> str:
+        n, total = self.fitter.current.n, self.policy.flow.n_subflows
+        return f"sub-flow {n} of {total}" if n else "all stretches together"
+
+    def _save(self, log: RunLog) -> Path:
+        fitter = self.fitter
+        trained = self.policy.flow.n_subflows if self._complete else max(fitter.current.n - 1, 0)
+        facts = {
+            "trained_subflows": trained,
+            "dataset": self.dataset,
+            "config": self.config.to_dict(),
+            "versions": versions(),
+        }
+        folder = save_checkpoint(self.run_dir, fitter.steps_done, self.policy, fitter.state_dict(), facts)
+        if self._complete and self.on_checkpoint:
+            values = self.on_checkpoint(folder, fitter.steps_done, fitter.done)
+            if values:
+                log.write(fitter.steps_done, **values)
+        return folder
+
+    def _resume(self) -> None:
+        folder = find_checkpoint(self.run_dir)
+        description = read_description(folder)
+        changed = self.config.differences(description["config"])
+        if changed:
+            raise LFMError(f"{folder}: cannot resume with another config ({'; '.join(changed)})")
+        if description["dataset"]["sha256"] != self.dataset["sha256"]:
+            raise LFMError(
+                f"{self.config.data.path}: is not the dataset that {folder} was trained on "
+                f"({description['dataset']['file']}, {description['dataset']['n_episodes']} episodes); "
+                "give that one, or start anew"
+            )
+        load_weights(self.policy, folder)
+        self.fitter.load_state_dict(load_training_state(folder))
+        self.say(f"resumed at step {self.fitter.steps_done} of {self.fitter.total_steps}")
+
+    def _prepare_folder(self) -> None:
+        if self.config.overwrite:
+            for part in RUN_PARTS:
+                path = self.run_dir / part
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        config = {**self.config.to_dict(), "resume": False, "overwrite": False, "stop_after": None}
+        (self.run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one stops at once."""
+
+        def ask(signum: int, frame: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread only
+            return
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def check_output_dir(config: TrainConfig) -> None:
+    """Raise LFMError where a run would be overwritten unasked, or where there is none to resume."""
+    folder = Path(config.output_dir)
+    if config.resume:
+        find_checkpoint(folder)
+    elif folder.exists() and not folder.is_dir():
+        raise LFMError(f"output_dir: {folder} is a file; give a folder")
+    elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise LFMError(
+            f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a checkpoint."""
+    found = {"python": platform.python_version()}
+    for package in ("lfm_policy", "torch", "numpy", "robosuite", "mujoco", "gymnasium"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
+    data = config.data
+    split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
+    parts: list[Demonstrations | None] = []
+    for names in split:
+        parts.append(
+            read_demonstrations(
+                data.path,
+                data.obs_keys,
+                representation=data.representation,
+                rotation=data.rotation,
+                names=names,
+                max_memory_gb=data.max_memory_gb,
+                on_size=say,
+            )
+            if names
+            else None
+        )
+    train, valid = parts
+    if train is None:
+        raise LFMError(f"{data.path}: no demonstration is left to train on; lower data.valid_fraction")
+    if data.check_version:
+        check_env_version(data.path, train.env_args, installed_version())
+    return train, valid
+
+
+def _build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
+    try:
+        env_id = env_id_of(train.env_args, config.data.path)
+    except LFMError:
+        env_id = ""  # one's own robot: trained without a simulator, rolled out with --env_id
+    spec = PolicySpec(
+        observation=tuple(zip(train.obs_keys, train.obs_dims, strict=True)),
+        action_space=train.action_space,
+        n_obs_steps=config.policy.n_obs_steps,
+        horizon=config.policy.horizon,
+        n_action_steps=config.policy.n_action_steps,
+        env_id=env_id,
+        env_kwargs=_env_kwargs(train),
+        env_version=str(train.env_args.get("env_version", "")),
+    )
+    policy = LFMPolicy(spec, config.lfm(), named_seed(config.seed, "weights"))
+    observations = Statistics.of(obs for obs, _ in train.frames())
+    actions = Statistics.of(act for _, act in train.frames())
+    policy.observation_normalizer = _normalizer(observations, config.data.observation_normalizer)
+    policy.action_normalizer = _normalizer(actions, config.data.action_normalizer)
+    return policy
+
+
+def _env_kwargs(train: Demonstrations) -> dict[str, Any]:
+    """What makes the dataset's environment take the actions that the policy learns."""
+    kwargs, space = dict(train.env_args.get("env_kwargs", {})), train.action_space
+    if space.controller:
+        kwargs |= {"representation": space.representation, "rotation": space.rotation}
+    return kwargs
+
+
+def _normalizer(statistics: Statistics, mode: Any) -> Normalizer:
+    return Normalizer.from_statistics(statistics.min, statistics.max, statistics.mean, statistics.std, mode)

@@ -1,0 +1,173 @@
+"""The writer: what it wrote reads back exactly, and nothing half-written is ever left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from lfm_policy.data import DatasetWriter, read_demonstrations, split_names
+from lfm_policy.data.hdf5 import masks, open_hdf5
+from lfm_policy.flow.errors import LFMError
+from tests.data.recordings import ENV_ARGS, KEYS, Episode
+
+
+def parts(episode: Episode) -> dict[str, Any]:
+    """An episode as `add_episode` takes it."""
+    flat = {key: values for key, values in episode.items() if not key.startswith("obs/")}
+    return {"obs": {key: episode[f"obs/{key}"] for key in KEYS}, **flat}
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_reads_back_exactly(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    path = tmp_path / "new" / "lift.hdf5"
+    with DatasetWriter(path, ENV_ARGS, valid_fraction=0.3, seed=5) as writer:
+        for index, episode in enumerate(episodes.values()):
+            final = {key: np.full_like(episode[f"obs/{key}"][0], 9) for key in KEYS}
+            name = writer.add_episode(
+                **parts(episode), final_obs=final, model_file="<mujoco/>", attrs={"seed": index}
+            )
+            assert name == f"demo_{index}"
+    assert left_behind(path.parent) == ["lift.hdf5"]
+    with h5py.File(path) as file:
+        assert file["data"].attrs["total"] == 271
+        for index, episode in enumerate(episodes.values()):
+            demo = file[f"data/demo_{index}"]
+            for key, values in episode.items():
+                np.testing.assert_array_equal(demo[key][()], values)
+                assert demo[key].dtype == (np.int64 if key == "dones" else np.float64)
+            np.testing.assert_array_equal(demo["next_obs/object"][:-1], demo["obs/object"][1:])
+            assert (demo["next_obs/object"][-1] == 9).all()
+            attrs = dict(demo.attrs)
+            assert attrs == {"num_samples": len(episode["actions"]), "model_file": "<mujoco/>", "seed": index}
+        assert masks(file).keys() == {"train", "valid"}
+        assert file["mask/train"].dtype.kind == "S"
+    assert read_demonstrations(path, KEYS, representation="delta").env_args == ENV_ARGS
+    train, valid = split_names(path, 0.9, seed=0)
+    assert len(valid) == 2
+    assert len(train) == 5
+
+
+def test_without_validation_there_are_no_masks(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    with DatasetWriter(tmp_path / "a.hdf5", {}, valid_fraction=0) as writer:
+        writer.add_episode(**parts(episodes["demo_1"]))
+    with open_hdf5(tmp_path / "a.hdf5") as file:
+        assert masks(file) == {}
+        assert "next_obs" not in file["data/demo_0"]
+
+
+def test_images_stay_bytes(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "a.hdf5", {}) as writer:
+        image = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+        writer.add_episode({"image": image}, np.zeros((3, 7)), np.zeros(3), [False, False, True])
+    with open_hdf5(tmp_path / "a.hdf5") as file:
+        assert file["data/demo_0/obs/image"].dtype == np.uint8
+        assert file["data/demo_0/dones"][()].tolist() == [0, 0, 1]
+
+
+def record_and(then: Callable[[], None], path: Path, episode: Episode, **options: Any) -> None:
+    """Record one episode and call `then` before the end."""
+    with DatasetWriter(path, ENV_ARGS, **options) as writer:
+        writer.add_episode(**parts(episode))
+        then()
+
+
+def raiser(error: type[BaseException]) -> Callable[[], None]:
+    def interrupt() -> None:
+        raise error
+
+    return interrupt
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, episodes: dict[str, Episode], error: type[BaseException]
+) -> None:
+    seen: list[str] = []
+    record_and(lambda: seen.extend(left_behind(tmp_path)), tmp_path / "b.hdf5", episodes["demo_1"])
+    assert seen[0].startswith("b.hdf5.tmp-")
+    with pytest.raises(error):
+        record_and(raiser(error), tmp_path / "a.hdf5", episodes["demo_1"])
+    assert left_behind(tmp_path) == ["b.hdf5"]
+
+
+def test_an_interruption_keeps_the_old_file(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    path = tmp_path / "a.hdf5"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        record_and(raiser(RuntimeError), path, episodes["demo_1"], overwrite=True)
+    assert path.read_text() == "old"
+
+
+def test_an_existing_file_is_refused(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    path = tmp_path / "a.hdf5"
+    path.write_text("old")
+    with pytest.raises(LFMError, match=r"a\.hdf5: exists already"):
+        DatasetWriter(path, ENV_ARGS)
+    with DatasetWriter(path, ENV_ARGS, overwrite=True) as writer:
+        writer.add_episode(**parts(episodes["demo_1"]))
+    assert read_demonstrations(path, KEYS, representation="delta").lengths == (31,)
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    path = tmp_path / "a.hdf5"
+    with pytest.raises(LFMError, match="exists already"):
+        record_and(lambda: path.write_text("another's") and None, path, episodes["demo_1"])
+    assert path.read_text() == "another's"
+    assert left_behind(tmp_path) == ["a.hdf5"]
+
+
+def test_nothing_recorded_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LFMError, match="no episode"), DatasetWriter(tmp_path / "a.hdf5", ENV_ARGS):
+        pass
+    assert left_behind(tmp_path) == []
+
+
+def test_use_without_a_with_block(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    with pytest.raises(LFMError, match="not open"):
+        DatasetWriter(tmp_path / "a.hdf5", ENV_ARGS).add_episode(**parts(episodes["demo_1"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("rewards", np.zeros(30), "demo_1/rewards has 30 rows, actions 31"),
+        ("actions", np.zeros((31, 8)), r"demo_1/actions has rows of \(8,\), the first episode of \(7,\)"),
+        ("actions", np.full((31, 7), np.nan), "demo_1/actions is NaN or infinite at step 0"),
+        ("actions", np.zeros((0, 7)), "rows"),
+        ("force", np.zeros((31, 2)), r"demo_1/force has rows of \(2,\), the first episode of None"),
+        ("states", None, r"demo_1/states has rows of None, the first episode of \(32,\)"),
+    ],
+)
+def test_episodes_that_do_not_fit(
+    tmp_path: Path, episodes: dict[str, Episode], key: str, value: np.ndarray | None, line: str
+) -> None:
+    good = parts(episodes["demo_1"])
+    with DatasetWriter(tmp_path / "a.hdf5", ENV_ARGS) as writer:
+        writer.add_episode(**good)
+        with pytest.raises(LFMError, match=line):
+            writer.add_episode(**good | {key: value})
+        assert writer.add_episode(**good) == "demo_1"
+    with open_hdf5(tmp_path / "a.hdf5") as file:
+        assert list(file["data"]) == ["demo_0", "demo_1"]
+
+
+def test_robomimic_reads_it(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    from robomimic.utils import file_utils, obs_utils
+
+    path = tmp_path / "lift.hdf5"
+    with DatasetWriter(path, ENV_ARGS) as writer:
+        for episode in episodes.values():
+            writer.add_episode(**parts(episode))
+    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": KEYS}})
+    assert file_utils.get_env_metadata_from_dataset(str(path)) == ENV_ARGS
+    shapes = file_utils.get_shape_metadata_from_dataset(str(path), all_obs_keys=KEYS)
+    assert shapes["ac_dim"] == 7
+    assert shapes["all_shapes"]["object"] == [10]
