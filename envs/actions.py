@@ -57,8 +57,5 @@ def to_axis_angle(action: Array, rotation: str, n_arms: int) -> Array:
     """Absolute action in axis-angle form, (7 * n_arms,), from one in the given rotation code."""
     if rotation == "axis_angle":
         return action
-    arms = [
-        np.concatenate([arm[:3], rotation_6d_to_rotvec(arm[3:9]), arm[9:]])
-        for arm in np.split(action, n_arms)
-    ]
+    arms = [np.concatenate([arm[:3], rotation_6d_to_rotvec(arm[3:9]), arm[9:]]) for arm in np.split(action, n_arms)]
     return np.concatenate(arms)

@@ -59,9 +59,7 @@ def _arm_settings(config: dict[str, Any]) -> dict[str, Any]:
         parts = config["body_parts"]
         arm = parts.get("right") or parts.get("arms", {}).get("right")
         if arm is None:
-            raise ValueError(
-                "controller_configs: body_parts has no 'right'; the Panda's arm goes by that name"
-            )
+            raise ValueError("controller_configs: body_parts has no 'right'; the Panda's arm goes by that name")
         return ARM_DEFAULTS | arm
     # robosuite <= 1.4 knew only the world frame, and chose absolute actions by control_delta=False
     era = {

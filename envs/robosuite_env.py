@@ -123,7 +123,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         unknown = [key for key in options if key != "state"]
         if unknown:
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
-        if "state" in options:
+        if options.get("state") is not None:
             state.restore_state(self.sim_env, options["state"])
         else:
             # samplers hold on to the generator they were built with: it is set, not replaced
@@ -207,9 +207,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def _absolute(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
         """The goals the controllers have just been given; they hold them until the next step."""
         parts = []
-        for controller, arm in zip(
-            state.controllers(self.sim_env), np.split(command, self.task.n_arms), strict=True
-        ):
+        for controller, arm in zip(state.controllers(self.sim_env), np.split(command, self.task.n_arms), strict=True):
             rotvec = Rotation.from_matrix(controller.goal_ori).as_rotvec()
             parts.append(np.concatenate([controller.goal_pos, rotvec, arm[6:]]))
         return np.concatenate(parts)

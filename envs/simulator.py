@@ -9,6 +9,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from envs.rendering import no_gl
 from envs.tasks import Task
 
 REMEDY = "pip install 'lfm_policy[sim]'"
@@ -69,6 +70,9 @@ def load_robosuite() -> ModuleType:
         import robosuite
     except ImportError as error:
         raise ImportError(f"robosuite cannot be imported ({error}): {REMEDY}") from error
+    # mujoco loads OpenGL while it is imported if MUJOCO_GL names a kind, and then anything may be raised
+    except (AttributeError, RuntimeError) as error:
+        raise RuntimeError(f"{no_gl(error)}, or unset MUJOCO_GL") from error
     return robosuite
 
 

@@ -20,7 +20,8 @@ STATE_KEYS = ("states", "model_file", "initial_joint", "gripper_action")
 class ModelRecorder:
     """Keeps the XML a robosuite environment was last built from, word for word.
 
-    MuJoCo's own dump rounds numbers, and writes whichever model the process compiled last.
+    MuJoCo's own dump rounds numbers, and writes whichever model the process compiled last. Asset paths are
+    made to begin at `robosuite/`; robosuite's edit_model_xml completes them.
     """
 
     def __init__(self, env: Any) -> None:
@@ -28,12 +29,8 @@ class ModelRecorder:
         env.set_xml_processor(self._record)
 
     def _record(self, xml: str) -> str:
-        self.xml = xml
+        self.xml = re.sub(r'file="[^"]*/(robosuite/models/)', r'file="\1', xml)
         return xml
-
-    def portable_xml(self) -> str:
-        """The XML with asset paths that begin at `robosuite/`; robosuite's edit_model_xml completes them."""
-        return re.sub(r'file="[^"]*/(robosuite/models/)', r'file="\1', self.xml)
 
 
 def controllers(env: Any) -> list[Any]:
@@ -46,7 +43,7 @@ def read_state(env: Any, recorder: ModelRecorder) -> dict[str, Any]:
     ramps = [np.broadcast_to(robot.gripper["right"].current_action, 2) for robot in env.robots]
     return {
         "states": np.array(env.sim.get_state().flatten()),
-        "model_file": recorder.portable_xml(),
+        "model_file": recorder.xml,
         "initial_joint": np.concatenate([controller.initial_joint for controller in controllers(env)]),
         "gripper_action": np.concatenate(ramps),
     }
@@ -124,9 +121,7 @@ def observe(env: Any) -> dict[str, Any]:
     so the clock is put back.
     """
     clock = ("_time_since_last_sample", "_sampled", "_current_delay")
-    saved = {
-        name: [getattr(observable, field) for field in clock] for name, observable in env._observables.items()
-    }
+    saved = {name: [getattr(observable, field) for field in clock] for name, observable in env._observables.items()}
     env._update_observables(force=True)
     observations = env._get_observations(force_update=True)
     for name, observable in env._observables.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+
+from envs.state import controllers
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
@@ -92,7 +95,7 @@ def limit(vector: Array, bound: float) -> Array:
     return vector if largest <= bound else vector * (bound / largest)
 
 
-class PhasedExpert:
+class PhasedExpert(ABC):
     """Plays phases one after another; `act` gives the environment's delta action for the present state.
 
     All draws come from one generator seeded by `seed`. Subclasses give the phases. ValueError if the
@@ -115,9 +118,9 @@ class PhasedExpert:
         scale = np.array(env.action_convention["controller"]["output_max"])
         self._metres, self._radians = scale[0], scale[3]
 
+    @abstractmethod
     def plan(self) -> Sequence[Phase]:
         """The phases of this episode; called once, in its first state."""
-        raise NotImplementedError
 
     @property
     def done(self) -> bool:
@@ -139,7 +142,7 @@ class PhasedExpert:
         error = Rotation.from_matrix(target.rotation @ hand.rotation.T).as_rotvec()
         turn = limit(self.habits.turn_gain * error / self._radians, self.habits.turn)
         if self.env.frame == "base":
-            base = self.body_rotation(self.env.sim_env.robots[0].robot_model.root_body)
+            base = controllers(self.env.sim_env)[0].origin_ori
             move, turn = base.T @ move, base.T @ turn
         kick = np.sqrt(1 - NOISE_MEMORY**2) * self.habits.noise * self.rng.standard_normal(6)
         self._noise = NOISE_MEMORY * self._noise + kick

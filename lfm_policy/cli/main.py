@@ -14,7 +14,7 @@ COMMANDS = {
     "demo": "collect, train and roll out the Lift task in one go",
 }
 
-FLAGS_ONLY = {"collect"}  # whose required parameters are flags too
+FLAGS_ONLY = {"collect", "demo"}  # whose required parameters are flags too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,7 +44,7 @@ def call(function: Any, arguments: list[str], prog: str, as_positional: bool = T
     parser = make_parser(prog, (function.__doc__ or "").splitlines()[0])
     parser.add_function_arguments(function, as_positional=as_positional)
     values = parser.parse_args(arguments)
-    return function(**parser.instantiate_classes(values).as_dict()) or 0
+    return function(**parser.instantiate(values).as_dict()) or 0
 
 
 def quiet_exit(error: LFMError) -> int:
@@ -58,9 +58,7 @@ def _wrong_value(text: str) -> str | None:
     found = re.search(r'Parser key "([\w.]+)": .*(?:Got value|Given value): (.*)$', text)
     if found is None:
         return None
-    types = re.findall(
-        r"<class '(\w+)'>|Literal\[([^\]]*)\]", text.split("Errors:")[-1].split("Given value type")[0]
-    )
+    types = re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", text.split("Errors:")[-1].split("Given value type")[0])
     wanted = [WORDS.get(kind, f"a {kind}") if kind else f"one of {choices}" for kind, choices in types]
     return f"{found[1]}: '{found[2]}' is not {' or '.join(dict.fromkeys(wanted))}"
 

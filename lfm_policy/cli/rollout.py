@@ -56,6 +56,8 @@ def rollout(
     for option, value in {**counts, "max_steps": max_steps, "solver_steps": solver_steps}.items():
         if value is not None and value < 1:
             raise LFMError(f"--{option} {value}: must be 1 or more")
+    if seed < 0:
+        raise LFMError(f"--seed {seed}: must be 0 or more")
 
     from lfm_policy.evaluation.rollout import evaluate
 
@@ -117,7 +119,8 @@ def _draw(evaluation: Evaluation, paths: str | None) -> str | None:
 
     n_drawn, n = len(evaluation.trajectories), evaluation.summary["n_rollouts"]
     of = "all" if n_drawn == n else f"the first {n_drawn} of"
-    title = f"{evaluation.context['env_id']}: {of} {n} rollouts, {evaluation.summary['n_success']} of {n} succeeded"
+    succeeded = f"{evaluation.summary['n_success']} of {n} succeeded"
+    title = f"{evaluation.context['env_id']}: {of} {n} rollouts, {succeeded}"
     if draw_paths(paths, evaluation.episodes, evaluation.trajectories, title):
         return paths
     _note(f"no picture of paths: {evaluation.context['env_id']} tells no positions")

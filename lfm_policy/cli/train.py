@@ -12,12 +12,16 @@ from lfm_policy.training import TrainConfig, Trainer
 
 def main(arguments: list[str], prog: str) -> int:
     """Train as the command line says; 130 after Ctrl-C, with a checkpoint to resume from."""
+    return train(parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> TrainConfig:
+    """The config of a command line: `--config FILE`, then dotted overrides."""
     parser = make_parser(prog, "Train a Local Flow Matching policy on demonstrations.", with_config=True)
     parser.add_class_arguments(TrainConfig)
-    values = parser.instantiate_classes(parser.parse_args(arguments))
+    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     values.pop("config", None)
-    config = TrainConfig(**values.as_dict())
-    return train(config)
+    return TrainConfig(**values)
 
 
 def train(config: TrainConfig) -> int:

@@ -83,18 +83,14 @@ class ActionSpace:
         names = {entry.name for entry in dataclasses.fields(cls)}
         for wrong, word in ((names - set(values), "missing"), (set(values) - names, "unknown")):
             if wrong:
-                raise LFMError(
-                    f"action space: {word} field {', '.join(sorted(wrong))}; expected {sorted(names)}"
-                )
+                raise LFMError(f"action space: {word} field {', '.join(sorted(wrong))}; expected {sorted(names)}")
         return cls(**{**values, "controller": _plain(values["controller"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON keeps as they are."""
         return _plain(dataclasses.asdict(self))
 
-    def differences(
-        self, other: ActionSpace, mine: str = "checkpoint", theirs: str = "environment"
-    ) -> list[str]:
+    def differences(self, other: ActionSpace, mine: str = "checkpoint", theirs: str = "environment") -> list[str]:
         """Every field that differs, as `frame: checkpoint world, environment base`; empty when equal."""
         left, right = _flat(self.to_dict()), _flat(other.to_dict())
         return [
@@ -124,9 +120,7 @@ def controller_settings(arm: Mapping[str, Any] | None) -> dict[str, Any]:
     """The settings that change what an action does, defaults filled in; {} where there is no controller."""
     if arm is None:
         return {}
-    settings: dict[str, Any] = _plain(
-        {name: arm.get(name, default) for name, default in CONTROLLER_DEFAULTS.items()}
-    )
+    settings: dict[str, Any] = _plain({name: arm.get(name, default) for name, default in CONTROLLER_DEFAULTS.items()})
     for name in ("output_max", "output_min"):
         if not isinstance(settings[name], list):
             settings[name] = [settings[name]] * 6
@@ -138,14 +132,19 @@ def check_env_version(path: object, env_args: Mapping[str, Any], installed: str 
 
     A file that does not say, another simulator, or no simulator at all (None) pass.
     """
+    if not same_version(env_args, installed):
+        raise LFMError(
+            f"{path}: was recorded with robosuite {env_args['env_version']}, installed is {installed}; observations "
+            "differ in order and sign: regenerate observations, or set data.check_version: false"
+        )
+
+
+def same_version(env_args: Mapping[str, Any], installed: str | None) -> bool:
+    """Whether major and minor version agree, or cannot be compared."""
     recorded = env_args.get("env_version")
     if not recorded or installed is None or env_args.get("type", 1) != 1:
-        return
-    if _major_minor(recorded) != _major_minor(installed):
-        raise LFMError(
-            f"{path}: was recorded with robosuite {recorded}, installed is {installed}; observations differ "
-            "in order and sign: regenerate observations, or set data.check_version: false"
-        )
+        return True
+    return _major_minor(recorded) == _major_minor(installed)
 
 
 def installed_version(package: str = "robosuite") -> str | None:

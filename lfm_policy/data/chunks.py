@@ -10,9 +10,7 @@ from torch import Tensor
 from lfm_policy.flow.errors import LFMError
 
 
-def chunk_indices(
-    lengths: Sequence[int], n_obs_steps: int, horizon: int, pad_before: int, pad_after: int
-) -> Tensor:
+def chunk_indices(lengths: Sequence[int], n_obs_steps: int, horizon: int, pad_before: int, pad_after: int) -> Tensor:
     """Flat frame indices of every window of every episode: (M, horizon) int64, edges repeated.
 
     A window is `horizon` = Tp steps in a row. Its first `n_obs_steps` = To columns are the observation
@@ -49,9 +47,7 @@ def chunk_indices(
     return first_frame[episode, None] + inside
 
 
-def _check_sizes(
-    lengths: Sequence[int], n_obs_steps: int, horizon: int, pad_before: int, pad_after: int
-) -> None:
+def _check_sizes(lengths: Sequence[int], n_obs_steps: int, horizon: int, pad_before: int, pad_after: int) -> None:
     if not 1 <= n_obs_steps <= horizon:
         raise LFMError(f"n_obs_steps: {n_obs_steps} must be 1 to horizon, which is {horizon}")
     for name, pad in (("pad_before", pad_before), ("pad_after", pad_after)):

@@ -119,18 +119,14 @@ class LazyDemonstrations(Demonstrations):
             read_observations(demo, self.obs_keys, low, high, observations)
             return torch.from_numpy(observations), read_actions(demo, self.action_space, low, high)
         except (OSError, RuntimeError, KeyError) as error:
-            raise LFMError(
-                f"{self.path}: cannot be read any more ({error}); copy or record it anew"
-            ) from error
+            raise LFMError(f"{self.path}: cannot be read any more ({error}); copy or record it anew") from error
 
 
 def action_key(representation: str) -> str:
     return "actions_abs" if representation == "absolute" else "actions"
 
 
-def read_observations(
-    demo: h5py.Group, obs_keys: Sequence[str], low: int, high: int, out: np.ndarray
-) -> None:
+def read_observations(demo: h5py.Group, obs_keys: Sequence[str], low: int, high: int, out: np.ndarray) -> None:
     """Steps low to high of every key, side by side, into `out` (high - low, D); HDF5 converts to float32."""
     column = 0
     for key in obs_keys:

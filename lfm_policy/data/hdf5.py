@@ -25,25 +25,19 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("data"), h5py.Group):
-                raise LFMError(
-                    f"{path}: has no group `data` (it has {_listed(file)}); not a robomimic dataset"
-                )
+                raise LFMError(f"{path}: has no group `data` (it has {_listed(file)}); not a robomimic dataset")
             yield file
     # h5py tells of damage by whichever of these its C library was near
     except (OSError, RuntimeError, KeyError) as error:
         cause = " ".join(str(error).strip("'\"").split())
-        raise LFMError(
-            f"{path}: cannot be read, truncated or no HDF5 ({cause}); copy or record it anew"
-        ) from error
+        raise LFMError(f"{path}: cannot be read, truncated or no HDF5 ({cause}); copy or record it anew") from error
 
 
 def demo_names(file: h5py.File) -> list[str]:
     """The demonstrations by the number after `demo_`, or by name; groups of other things are left out."""
     groups = [name for name, item in file["data"].items() if isinstance(item, h5py.Group)]
     numbered = [name for name in groups if name.startswith("demo")]
-    return sorted(
-        numbered or [name for name in groups if "actions" in file["data"][name]], key=_number_then_name
-    )
+    return sorted(numbered or [name for name in groups if "actions" in file["data"][name]], key=_number_then_name)
 
 
 def _number_then_name(name: str) -> tuple[bool, int, str]:
@@ -75,25 +69,35 @@ def in_order(file: h5py.File, names: Iterable[str], source: str) -> list[str]:
     """`names` in the order of `demo_names`; LFMError if one of them is not in the file or none is given."""
     wanted, present = set(names), demo_names(file)
     for name in sorted(wanted - set(present)):
-        raise LFMError(
-            f"{file.filename}: {source} names {name}, which is not in it; {nearest(name, present)}"
-        )
+        raise LFMError(f"{file.filename}: {source} names {name}, which is not in it; {nearest(name, present)}")
     if not wanted:
         raise LFMError(f"{file.filename}: {source} holds no demonstration; choose another, or leave it out")
     return [name for name in present if name in wanted]
 
 
 def read_env_args(file: h5py.File) -> dict[str, Any]:
-    """robomimic's `env_args`, {} in a file without; LFMError if they are not JSON."""
-    text = file["data"].attrs.get("env_args")
-    if text is None:
+    """robomimic's `env_args`, or the like from robosuite's raw recordings; {} in a file with neither.
+
+    LFMError if they are not JSON.
+    """
+    attrs = file["data"].attrs
+    if "env_args" in attrs:
+        return _json_object(file, "env_args")
+    if "env_info" not in attrs:
         return {}
+    env_kwargs = _json_object(file, "env_info")
+    env_name = env_kwargs.pop("env_name", None) or str(attrs.get("env", ""))
+    version = str(attrs.get("repository_version", ""))
+    return {"env_name": env_name, "type": 1, "env_version": version, "env_kwargs": env_kwargs}
+
+
+def _json_object(file: h5py.File, name: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise LFMError(f"{file.filename}: data.attrs['env_args'] is not JSON ({error}); repair it") from error
+        values = json.loads(file["data"].attrs[name])
+    except (ValueError, TypeError) as error:
+        raise LFMError(f"{file.filename}: data.attrs['{name}'] is not JSON ({error}); repair it") from error
     if not isinstance(values, dict):
-        raise LFMError(f"{file.filename}: data.attrs['env_args'] is not a JSON object; repair it")
+        raise LFMError(f"{file.filename}: data.attrs['{name}'] is not a JSON object; repair it")
     return values
 
 
@@ -109,9 +113,7 @@ def find_dataset(demo: h5py.Group, key: str) -> h5py.Dataset:
     if not isinstance(parent, h5py.Dataset):
         raise LFMError(f"{file}: {name}/{key} is a group; it has {_listed(parent)}")
     if not is_low_dim(parent):
-        raise LFMError(
-            f"{file}: {name}/{key} has shape {parent.shape} of {parent.dtype}; only numbers (T, D) are read"
-        )
+        raise LFMError(f"{file}: {name}/{key} has shape {parent.shape} of {parent.dtype}; only numbers (T, D) are read")
     return parent
 
 

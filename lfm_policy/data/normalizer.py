@@ -92,9 +92,7 @@ class Normalizer(nn.Module):
         finite = low.isfinite() & high.isfinite() & mean.isfinite() & std.isfinite()
         if not finite.all():
             wrong = (~finite).nonzero().flatten().tolist()
-            raise LFMError(
-                f"normaliser: NaN or infinity in dimensions {wrong}; `lfm inspect FILE` says where"
-            )
+            raise LFMError(f"normaliser: NaN or infinity in dimensions {wrong}; `lfm inspect FILE` says where")
         normalizer = cls(len(low))
         varying = (high - low) >= CONSTANT_RANGE
         for index, name in enumerate(_modes(mode, len(low))):

@@ -53,12 +53,8 @@ def read_demonstrations(
         chosen = _choose(file, filter_key, names)
         env_args = hdf5.read_env_args(file)
         action_space = _action_space(file, chosen[0], env_args, representation, rotation)
-        obs_dims = tuple(
-            hdf5.dim_of(hdf5.find_dataset(file["data"][chosen[0]], f"obs/{key}")) for key in obs_keys
-        )
-        lengths = tuple(
-            _checked_length(file["data"][name], obs_keys, obs_dims, action_space) for name in chosen
-        )
+        obs_dims = tuple(hdf5.dim_of(hdf5.find_dataset(file["data"][chosen[0]], f"obs/{key}")) for key in obs_keys)
+        lengths = tuple(_checked_length(file["data"][name], obs_keys, obs_dims, action_space) for name in chosen)
         gigabytes = sum(lengths) * (sum(obs_dims) + action_space.dim) * 4 / 1e9
         lazy = gigabytes > max_memory_gb
         (on_size or logger.info)(
@@ -69,9 +65,7 @@ def read_demonstrations(
         common = (Path(path), tuple(chosen), lengths, tuple(obs_keys), obs_dims, env_args, action_space)
         if lazy:
             return LazyDemonstrations(*common)
-        return MemoryDemonstrations(
-            *common, *_read_all(file, chosen, lengths, obs_keys, obs_dims, action_space)
-        )
+        return MemoryDemonstrations(*common, *_read_all(file, chosen, lengths, obs_keys, obs_dims, action_space))
 
 
 def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None) -> list[str]:
@@ -157,9 +151,7 @@ def split_names(
         train, valid = (hdf5.mask_names(file, key) for key in ("train", "valid"))
         both = sorted(set(train) & set(valid))
         if both:
-            raise LFMError(
-                f"{path}: {', '.join(both[:5])} in both mask/train and mask/valid; remove from one"
-            )
+            raise LFMError(f"{path}: {', '.join(both[:5])} in both mask/train and mask/valid; remove from one")
         return [name for name in train if name in chosen], [name for name in valid if name in chosen]
 
 
@@ -197,15 +189,12 @@ def env_id_of(env_args: Mapping[str, Any], path: str | Path = "dataset") -> str:
     """The gymnasium id registered for the environment of `env_args`; LFMError if there is none."""
     import gymnasium
 
-
     register_environments()
     name = str(env_args.get("env_name") or "")
     if name in gymnasium.registry:
         return name
     registered = {
-        str(spec.kwargs["env_name"]): env_id
-        for env_id, spec in gymnasium.registry.items()
-        if "env_name" in spec.kwargs
+        str(spec.kwargs["env_name"]): env_id for env_id, spec in gymnasium.registry.items() if "env_name" in spec.kwargs
     }
     if name in registered:
         return registered[name]

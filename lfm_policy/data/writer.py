@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,9 +49,10 @@ class DatasetWriter:
         self._file: h5py.File | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._temporary, "w")
-        self._file.create_group("data")
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self._temporary, "w")
+            self._file.create_group("data")
         return self
 
     def __exit__(
@@ -57,11 +60,13 @@ class DatasetWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                with self._writing():
+                    self._finish()
         finally:
             # gone after a rename; still there after any failure
             if self._file is not None:
-                self._file.close()
+                with contextlib.suppress(OSError, RuntimeError):
+                    self._file.close()
             self._temporary.unlink(missing_ok=True)
 
     def add_episode(
@@ -97,17 +102,27 @@ class DatasetWriter:
             values["states"] = _numbers(states)
         name = f"demo_{self.n_episodes}"
         self._check(name, values)
+        with self._writing():
+            self._write(name, values, {} if model_file is None else {"model_file": model_file}, attrs or {})
+        self.n_episodes += 1
+        self.n_frames += len(values["actions"])
+        return name
+
+    def _write(self, name: str, values: Mapping[str, np.ndarray], *attrs: Mapping[str, Any]) -> None:
         group = self._open_file()["data"].create_group(name)
         for key, item in values.items():
             group.create_dataset(key, data=item)
         group.attrs["num_samples"] = len(values["actions"])
-        if model_file is not None:
-            group.attrs["model_file"] = model_file
-        for key, item in (attrs or {}).items():
-            group.attrs[key] = item
-        self.n_episodes += 1
-        self.n_frames += len(values["actions"])
-        return name
+        for key, value in itertools.chain(*(mapping.items() for mapping in attrs)):
+            group.attrs[key] = value
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk or a folder without permission, told in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise LFMError(f"{self.path}: cannot be written ({error}); choose another place") from error
 
     def _open_file(self) -> h5py.File:
         if self._file is None or not self._file:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from tqdm import tqdm
 
 from lfm_policy.data.writer import DatasetWriter
 from lfm_policy.evaluation.environment import env_name, horizon, is_success, make_env, observe
@@ -28,7 +29,7 @@ STEP_SOURCES = {"states": "state", "gripper_action": "state", "actions_abs": "in
 
 @dataclass
 class Demonstration:
-    """One attempt of T steps; `datasets` are `DatasetWriter.add_episode`'s arguments, empty unless it succeeded."""
+    """One attempt of T steps; `datasets` are arguments of `DatasetWriter.add_episode`, {} for a failure."""
 
     seed: int
     success: bool
@@ -62,11 +63,10 @@ class CollectTask:
     """An environment with an expert; called with a seed, the demonstration."""
 
     def __init__(self, env_id: str) -> None:
-        # the demonstration goes on after success: a policy must learn to hold what it has reached
-        self.env = make_env(env_id, terminate_on_success=False)
+        self.env = make_env(env_id)
         self.limit = horizon(self.env)
         for name in ("make_expert", "env_args", "get_state"):
-            if not hasattr(self.env.unwrapped, name):
+            if getattr(self.env.unwrapped, name, None) is None:
                 raise LFMError(f"environment {env_id}: offers no {name}, so nothing can be collected from it")
 
     def __call__(self, seed: int) -> Demonstration:
@@ -77,11 +77,12 @@ class CollectTask:
 
 
 def demonstrate(env: gymnasium.Env, seed: int, limit: int | None) -> Demonstration:
-    """Let the environment's expert act from the first state of `seed` until it is done, at most `limit` steps.
+    """Let the environment's expert act from the first state of `seed` until it is done or at the limit.
 
-    A success is one that still holds at the last step.
+    A success is one that still holds at the last step: the expert goes on for a while after reaching it, so
+    that a policy learns to hold what it has reached.
     """
-    # without its wrappers, which may end the episode at success or forbid to go on
+    # without its wrappers, which forbid to go on after success
     inner: Any = env.unwrapped
     observation, _ = inner.reset(seed=seed)
     steps = _Steps(inner.get_state())
@@ -167,38 +168,35 @@ def record_demonstrations(
     """
     begin = time.perf_counter()
     limit = max_attempts or MAX_ATTEMPTS * n
-    successes = frames = attempts = 0
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(progress_bar("demonstrations", n, progress))
-        seeds = range(seed, seed + limit)
-        demonstrations = stack.enter_context(
-            contextlib.closing(map_seeds(CollectJob(env_id), seeds, n_procs))
-        )
-        writer: DatasetWriter | None = None
-        for attempts, demonstration in enumerate(demonstrations, 1):
-            if demonstration.success:
-                if writer is None:
-                    writer = DatasetWriter(
-                        path,
-                        demonstration.env_args,
-                        overwrite=overwrite,
-                        valid_fraction=valid_fraction,
-                        seed=seed,
-                    )
-                    stack.enter_context(writer)
-                writer.add_episode(**demonstration.datasets)
-                successes, frames = successes + 1, frames + demonstration.length
-                bar.update()
-            bar.set_postfix_str(f"success {successes}/{attempts}", refresh=False)
-            if successes == n:
-                break
-            _check_rate(env_id, successes, attempts, n)
-        else:
-            raise LFMError(
-                f"environment {env_id}: {successes} of {attempts} attempts succeeded, {n} wanted; "
-                "raise --max_attempts or lower --n; nothing written"
-            )
-    return Recording(Path(path), successes, frames, attempts, time.perf_counter() - begin)
+    results = map_seeds(CollectJob(env_id), range(seed, seed + limit), n_procs)
+    with contextlib.closing(results), progress_bar("demonstrations", n, progress) as bar:
+        successes = _successes(results, env_id, n, bar)
+        last = next(successes)
+        options: dict[str, Any] = {"valid_fraction": valid_fraction, "seed": seed}
+        with DatasetWriter(path, last.env_args, overwrite=overwrite, **options) as writer:
+            writer.add_episode(**last.datasets)
+            for last in successes:
+                writer.add_episode(**last.datasets)
+    attempts, seconds = last.seed - seed + 1, time.perf_counter() - begin
+    return Recording(Path(path), writer.n_episodes, writer.n_frames, attempts, seconds)
+
+
+def _successes(results: Iterable[Demonstration], env_id: str, n: int, bar: tqdm[Any]) -> Iterator[Demonstration]:
+    """The first n successes; LFMError if they are too rare or do not come."""
+    successes = attempts = 0
+    for attempts, demonstration in enumerate(results, 1):
+        successes += demonstration.success
+        bar.set_postfix_str(f"success {successes}/{attempts}", refresh=False)
+        if demonstration.success:
+            bar.update()
+            yield demonstration
+        if successes == n:
+            return
+        _check_rate(env_id, successes, attempts, n)
+    raise LFMError(
+        f"environment {env_id}: {successes} of {attempts} attempts succeeded, {n} wanted; "
+        "raise --max_attempts or lower --n; nothing written"
+    )
 
 
 def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:

@@ -1,4 +1,4 @@
-"""Gymnasium environments as policies see them: made by id, observed by key, and checked against a checkpoint."""
+"""Gymnasium environments as policies see them: made by id, observed by key, compared with a checkpoint."""
 
 from __future__ import annotations
 
@@ -63,15 +63,13 @@ def observe(observation: Any) -> dict[str, np.ndarray]:
 
 
 def observation_dims(env: gymnasium.Env) -> dict[str, int]:
-    """Length of every observation vector by key; LFMError for a space that is neither Box nor a Dict of Box."""
+    """Length of every observation vector by key; LFMError for a space of anything but vectors."""
     space = env.observation_space
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {STATE_KEY: space}
     dims = {}
     for key, part in parts.items():
         if not isinstance(part, spaces.Box) or len(part.shape) != 1:
-            raise LFMError(
-                f"environment {env_name(env)}: observation {key} is {part}; only vectors are understood"
-            )
+            raise LFMError(f"environment {env_name(env)}: observation {key} is {part}; only vectors are understood")
         dims[key] = part.shape[0]
     return dims
 
@@ -100,7 +98,7 @@ def is_success(info: Mapping[str, Any]) -> bool:
 
 
 def check_fit(spec: Spec, env: gymnasium.Env, origin: str) -> None:
-    """LFMError naming every field in which an environment differs from what the policy of `origin` was trained for.
+    """LFMError naming every field in which an environment differs from that of the policy of `origin`.
 
     An environment that tells neither `action_convention` nor `env_args` is compared by its spaces.
     """

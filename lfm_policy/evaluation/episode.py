@@ -38,7 +38,7 @@ class Actor(Protocol):
 
 @dataclass
 class Trajectory:
-    """What was recorded of an episode of T steps: actions (T, Da), and named positions (T + 1, 2 or 3) in metres."""
+    """Recorded of an episode of T steps: actions (T, Da), and named positions (T + 1, 2 or 3) in metres."""
 
     actions: np.ndarray
     positions: dict[str, np.ndarray]
@@ -63,9 +63,7 @@ class _Recorder:
             self.positions[name].append(np.array(position, dtype=np.float64))
 
     def trajectory(self) -> Trajectory:
-        return Trajectory(
-            np.array(self.actions), {name: np.stack(points) for name, points in self.positions.items()}
-        )
+        return Trajectory(np.array(self.actions), {name: np.stack(points) for name, points in self.positions.items()})
 
 
 def run_episode(
@@ -142,7 +140,5 @@ def _check_action(action: np.ndarray, seed: int, step: int) -> None:
 
 def _check_reward(reward: float, seed: int, step: int) -> float:
     if not math.isfinite(reward):
-        raise LFMError(
-            f"seed {seed}: the environment's reward is {reward} at step {step}; its simulation broke"
-        )
+        raise LFMError(f"seed {seed}: the environment's reward is {reward} at step {step}; its simulation broke")
     return reward

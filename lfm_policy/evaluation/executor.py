@@ -1,18 +1,19 @@
 """One task over many seeds: in this process or over several; results come in the order of the seeds.
 
-A pool of our own rather than a library's, for three things those do not give: a process that dies (out of memory)
-is told with the seed it had, workers end when their parent does, and stopping them at any moment cannot
-hang, since every worker has its own pipe and no lock is shared.
+A pool of our own rather than a library's, for three things those do not give: a process that dies (out of
+memory) is told with the seed it had, workers end when their parent does, and stopping them at any moment
+cannot hang, since every worker has its own pipe and no lock is shared.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -36,7 +37,7 @@ class Task(Protocol[T_co]):
         ...
 
 
-def map_seeds(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Iterator[T]:
+def map_seeds(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Generator[T]:
     """`start()(seed)` for every seed, in the order of the seeds.
 
     Each process calls `start` once; beyond one process it and the results must pickle. Closing the iterator
@@ -48,7 +49,7 @@ def map_seeds(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) 
     return process_pool(start, seeds, count) if count > 1 else in_process(start, seeds)
 
 
-def in_process(start: Callable[[], Task[T]], seeds: Sequence[int]) -> Iterator[T]:
+def in_process(start: Callable[[], Task[T]], seeds: Sequence[int]) -> Generator[T]:
     """The executor without processes."""
     task = start()
     try:
@@ -61,7 +62,7 @@ def in_process(start: Callable[[], Task[T]], seeds: Sequence[int]) -> Iterator[T
         task.close()
 
 
-def process_pool(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Iterator[T]:
+def process_pool(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Generator[T]:
     """The executor over spawned processes of one BLAS thread each; whoever is free takes the next seed."""
     remaining = enumerate(seeds)
     given: dict[Connection, tuple[int, int]] = {}
@@ -93,11 +94,12 @@ def _workers(start: Callable[[], Any], count: int) -> Iterator[dict[Connection, 
     """`count` processes that wait for seeds; all ended on leaving, however that comes about."""
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
+    payload = _pickled(start)
     try:
         with _worker_environment():
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(start, theirs), daemon=True)
+                process: BaseProcess = context.Process(target=_work, args=(payload, theirs), daemon=True)
                 process.start()
                 # with our copy closed, reading tells when the worker has died
                 theirs.close()
@@ -133,22 +135,39 @@ def _worker_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(start: Callable[[], Task[Any]], connection: Connection) -> None:
+def _pickled(start: Callable[[], Any]) -> bytes:
+    # by value: torch's pickler for processes passes memory on, and that of a generator's state is gone by then
+    try:
+        return pickle.dumps(start)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise LFMError(f"--n_procs: cannot be sent to another process ({error}); use 1") from error
+
+
+def _work(payload: bytes, connection: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     task: Task[Any] | None = None
     try:
         while True:
             seed = connection.recv()
+            result, failure = None, None
             try:
-                task = task or start()
-                outcome = (task(seed), None)
+                task = task or pickle.loads(payload)()
+                result = task(seed)
             except Exception as error:
-                outcome = (None, _named(error, seed))
+                failure = _named(error, seed)
                 # a cause does not survive pickling, a note does
-                outcome[1].add_note(traceback.format_exc())
-            connection.send(outcome)
-    except (EOFError, BrokenPipeError):
-        # the parent is gone
+                failure.add_note(traceback.format_exc())
+            connection.send((result, failure))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # the parent is gone, and the thread that watches for it was slower
         return
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _receive(connection: Connection, process: BaseProcess, seed: int) -> Any:
@@ -157,8 +176,7 @@ def _receive(connection: Connection, process: BaseProcess, seed: int) -> Any:
     except (EOFError, ConnectionResetError) as died:
         process.join(5)
         raise LFMError(
-            f"seed {seed}: its worker process died (exit code {process.exitcode}); "
-            "if memory ran out, lower --n_procs"
+            f"seed {seed}: its worker process died (exit code {process.exitcode}); if memory ran out, lower --n_procs"
         ) from died
     if error is not None:
         raise error

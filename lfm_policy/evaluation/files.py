@@ -13,7 +13,7 @@ from lfm_policy.flow.errors import LFMError
 
 
 def check_outputs(outputs: Mapping[str, str | None], overwrite: bool) -> None:
-    """LFMError for an output (option name to path) that exists, whose folder does not, or that is named twice."""
+    """LFMError for an output (option to path) that exists, whose folder does not, or that is named twice."""
     seen: dict[Path, str] = {}
     for option, name in outputs.items():
         if name is None:
@@ -55,14 +55,15 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
 
 
 def to_text(values: Mapping[str, Any]) -> str:
-    """Indented JSON whose lists of numbers, and rows of lists of objects, are one line each."""
-    members = [f"  {json.dumps(key)}: {_value(value)}" for key, value in values.items()]
-    return "{\n" + ",\n".join(members) + "\n}\n"
+    """JSON with a line for each field, each list of plain values, and each row of a list of objects."""
+    return _text(values, "\n") + "\n"
 
 
-def _value(value: Any) -> str:
+def _text(value: Any, line: str) -> str:
+    inner = line + "  "
+    if isinstance(value, Mapping) and value:
+        members = [f"{json.dumps(str(key))}: {_text(member, inner)}" for key, member in value.items()]
+        return "{" + inner + f",{inner}".join(members) + line + "}"
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return "[\n    " + ",\n    ".join(map(json.dumps, value)) + "\n  ]"
-    if isinstance(value, list):
-        return json.dumps(value)
-    return json.dumps(value, indent=2).replace("\n", "\n  ")
+        return "[" + inner + f",{inner}".join(map(json.dumps, value)) + line + "]"
+    return json.dumps(value)

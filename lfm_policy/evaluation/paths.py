@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lfm_policy.evaluation.episode import Row, Trajectory
 from lfm_policy.evaluation.files import replacing
 
@@ -29,9 +27,7 @@ class View:
 FROM_ABOVE, FROM_THE_SIDE = View("from above", 0, 1), View("from the side", 0, 2)
 
 
-def draw_paths(
-    path: str | Path, rows: Sequence[Row], trajectories: Mapping[int, Trajectory], title: str
-) -> bool:
+def draw_paths(path: str | Path, rows: Sequence[Row], trajectories: Mapping[int, Trajectory], title: str) -> bool:
     """Write a PNG of recorded paths, one colour a named position; False if no positions were recorded.
 
     Successes are solid and failures dashed; a ring marks the start and a dot the end.
@@ -48,9 +44,7 @@ def draw_paths(
     names = list(dict.fromkeys(name for trajectory, _ in drawn for name in trajectory.positions))
     dimension = max(points.shape[1] for trajectory, _ in drawn for points in trajectory.positions.values())
     views = [FROM_ABOVE, FROM_THE_SIDE] if dimension == 3 else [FROM_ABOVE]
-    figure, axes = pyplot.subplots(
-        1, len(views), figsize=(5.2 * len(views), 5.4), layout="constrained", squeeze=False
-    )
+    figure, axes = pyplot.subplots(1, len(views), figsize=(5.2 * len(views), 5.4), layout="constrained", squeeze=False)
     try:
         for axis, view in zip(axes[0], views, strict=True):
             _draw_view(axis, view if dimension == 3 else View("", 0, 1), drawn, names)

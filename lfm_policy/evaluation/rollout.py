@@ -51,16 +51,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """A policy by its checkpoint's folder, sampled as trained unless `solver` or `solver_steps` say otherwise."""
+    """A policy by its checkpoint's folder; `solver` and `solver_steps` change how it is sampled."""
 
     folder: Path
     solver: str | None = None
     solver_steps: int | None = None
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Actor:
         from lfm_policy.policy import load_policy
 
-        policy = load_policy(self.folder)
+        policy: Any = load_policy(self.folder)
         if self.solver is None and self.solver_steps is None:
             return policy
         if not hasattr(policy, "with_sampler"):
@@ -126,8 +126,8 @@ def evaluate(
     """Roll a checkpoint out on the seeds `seed` … `seed + n_rollouts - 1`, over `n_procs` processes.
 
     The environment is the checkpoint's own; `env_id` and `env_kwargs` overrule it. Rows do not depend on
-    `n_procs` (measured times aside): each process acts in one environment at a time, with one thread. The first
-    `n_recorded` episodes keep their trajectories.
+    `n_procs` (measured times aside): each process acts in one environment at a time, with one thread. The
+    first `n_recorded` episodes keep their trajectories.
     Raises LFMError where checkpoint and environment do not fit, and with the seed where an episode fails.
     """
     from lfm_policy.policy import find_checkpoint
@@ -164,7 +164,7 @@ def rollout_job(
     max_steps: int | None = None,
     source: PolicySource | None = None,
 ) -> RolloutJob:
-    """How to roll `policy` out: in its own environment but for what is given; workers get it from `source`."""
+    """How to roll `policy` out: in its own environment but for what is given; workers use `source`."""
     if max_steps is not None and max_steps < 1:
         raise LFMError(f"--max_steps {max_steps}: must be 1 or more")
     env_id = env_id or policy.spec.env_id
@@ -192,7 +192,7 @@ def _evaluate(
 ) -> Evaluation:
     if not seeds:
         raise LFMError("--n_rollouts 0: must be 1 or more")
-    started, begin = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    started, begin = datetime.datetime.now(datetime.UTC), time.perf_counter()
     job = replace(job, recorded=frozenset(seeds[:n_recorded]))
     with one_thread(), contextlib.closing(map_seeds(job, seeds, n_procs)) as results:
         episodes = _collected(results, len(seeds), progress)

@@ -36,7 +36,7 @@ class Clip:
         self.success = False
         self.length = 0
         self._shape: tuple[int, ...] = ()
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the clip)
 
     def append(self, env: gymnasium.Env) -> None:
         """Render one more frame."""
@@ -156,9 +156,7 @@ def _ffmpeg() -> Any:
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise VideoUnavailable(
-            "imageio-ffmpeg is not installed; pip install 'lfm_policy[video]' brings it"
-        ) from error
+        raise VideoUnavailable("imageio-ffmpeg is not installed; pip install 'lfm_policy[video]' brings it") from error
     return imageio_ffmpeg
 
 

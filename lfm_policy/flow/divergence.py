@@ -18,7 +18,7 @@ def exact_divergence(f: Callable[[Tensor], Tensor], chunk_size: int = 64) -> Vel
     """
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        velocity, pullback = torch.func.vjp(f, x)
+        velocity, pullback, *_ = torch.func.vjp(f, x)
         basis = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         divergence = torch.zeros_like(x[:, 0])
         for rows in basis.split(chunk_size):
@@ -37,14 +37,8 @@ def hutchinson_divergence(f: Callable[[Tensor], Tensor], probes: Tensor) -> Velo
     """
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        velocity, pullback = torch.func.vjp(f, x)
+        velocity, pullback, *_ = torch.func.vjp(f, x)
         products = torch.vmap(lambda probe: pullback(probe)[0])(probes)
         return velocity, (products * probes).sum(-1).mean(0)
 
     return evaluate
-
-
-def rademacher(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Independent signs ±1 of `shape`, in the dtype and on the device of `like`."""
-    bits = torch.randint(0, 2, shape, generator=generator, device=like.device)
-    return bits.to(like.dtype) * 2 - 1

@@ -54,6 +54,11 @@ class FitOptions:
         for name in ("steps", "batch_size", "learning_rate", "push_batch_size"):
             if getattr(self, name) <= 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
+        for name in ("warmup_steps", "shared_start", "initial_diffusion"):
+            if getattr(self, name) < 0:
+                raise LFMError(f"{name}: {getattr(self, name)} must not be negative")
+        if self.lr_decay not in ("cosine", "constant"):
+            raise LFMError(f"lr_decay: '{self.lr_decay}' is not one of cosine, constant")
 
 
 class Stage(NamedTuple):
@@ -92,7 +97,7 @@ class Fitter:
         _check(flow, source, options, subflows)
         self.flow, self.options, self.seed = flow, options, seed
         self.stages = _stages(flow, options, subflows)
-        self._sources = (source, valid)
+        self._data = self._sources = (source, valid)
         self.stage, self.step_in_stage = 0, 0
         self._begin_stage()
 
@@ -163,6 +168,7 @@ class Fitter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; the flow's weights must have been restored before."""
+        self._sources = self._data
         for stage in self.stages[: state["stage"]]:
             self._push_sources(stage.n)
         self.stage, self.step_in_stage = state["stage"], state["step_in_stage"]
@@ -187,12 +193,10 @@ class Fitter:
         n = self.current.n
         self._push_sources(n)
         self.stage, self.step_in_stage = self.stage + 1, 0
-        weights = self.flow.field(max(n, 1)).state_dict()
         if n == WHOLE_CLOCK:
-            for other in self.flow.fields:
-                other.load_state_dict(weights)
+            share_start(self.flow)
         elif self.options.warm_start:
-            self.flow.field(self.current.n).load_state_dict(weights)
+            self.flow.field(self.current.n).load_state_dict(self.flow.field(n).state_dict())
         self._begin_stage()
 
     def _push_sources(self, n: int) -> None:
@@ -243,6 +247,13 @@ class Fitter:
         decay = ema_decay(k, options.ema_power, options.ema_maximum)
         ema_update(self.flow.field(max(self.current.n, 1)), self.network, decay)
         return rate
+
+
+def share_start(flow: LocalFlow) -> None:
+    """Copy the network that trained on all stretches, which is sub-flow 1's, to every sub-flow."""
+    weights = flow.field(1).state_dict()
+    for other in flow.fields[1:]:
+        other.load_state_dict(weights)
 
 
 def learning_rate(options: FitOptions, step: int, steps: int) -> float:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lfm_policy.flow.divergence import exact_divergence, hutchinson_divergence, rademacher
+from lfm_policy.flow.divergence import exact_divergence, hutchinson_divergence
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.random import normal, signs
 from lfm_policy.flow.schedule import Schedule
-from lfm_policy.flow.solver import Solver
+from lfm_policy.flow.solver import Field, Solver
 
 
 def stretch_velocity(
@@ -66,8 +67,8 @@ class LocalFlow(nn.Module):
         subflows: Sequence[int] | None = None,
     ) -> Tensor:
         """T_N ∘ … ∘ T_1 of x (B, *shape): data to noise; `subflows` names other n, in their order."""
-        for n in subflows or range(1, self.n_subflows + 1):
-            x = (solver or Solver()).integrate(lambda x, t, n=n: self.velocity(n, x, t, cond), x, 0.0, 1.0)
+        for n in range(1, self.n_subflows + 1) if subflows is None else subflows:
+            x = (solver or Solver()).integrate(self._field(n, cond), x, 0.0, 1.0)
         return x
 
     def pull(
@@ -78,8 +79,8 @@ class LocalFlow(nn.Module):
         subflows: Sequence[int] | None = None,
     ) -> Tensor:
         """T_1⁻¹ ∘ … ∘ T_N⁻¹ of x (B, *shape): noise to data; `subflows` names other n, in their order."""
-        for n in subflows or range(self.n_subflows, 0, -1):
-            x = (solver or Solver()).integrate(lambda x, t, n=n: self.velocity(n, x, t, cond), x, 1.0, 0.0)
+        for n in range(self.n_subflows, 0, -1) if subflows is None else subflows:
+            x = (solver or Solver()).integrate(self._field(n, cond), x, 1.0, 0.0)
         return x
 
     def sample(
@@ -90,8 +91,7 @@ class LocalFlow(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Samples (B, *shape) pulled from fresh N(0, I) noise, with cond (B, C) or None."""
-        weight = next(self.parameters())
-        noise = torch.randn(shape, generator=generator, dtype=weight.dtype, device=weight.device)
+        noise = normal(shape, next(self.parameters()), generator)
         return self.pull(noise, cond, solver)
 
     def log_prob(
@@ -109,7 +109,7 @@ class LocalFlow(nn.Module):
         """
         solver = solver or Solver("rk4", steps=8)
         flat, shape = x.flatten(1), x.shape
-        probes = rademacher((n_probes, *flat.shape), flat, generator) if n_probes else None
+        probes = signs((n_probes, *flat.shape), flat, generator) if n_probes else None
         state = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=1)
         for n in range(1, self.n_subflows + 1):
             state = solver.integrate(self._augmented(n, shape, cond, probes), state, 0.0, 1.0)
@@ -117,9 +117,10 @@ class LocalFlow(nn.Module):
         log_normal = -0.5 * end.pow(2).sum(1) - 0.5 * end.shape[1] * math.log(2 * math.pi)
         return log_normal + divergence
 
-    def _augmented(
-        self, n: int, shape: torch.Size, cond: Tensor | None, probes: Tensor | None
-    ) -> Callable[[Tensor, float], Tensor]:
+    def _field(self, n: int, cond: Tensor | None) -> Field:
+        return lambda x, t: self.velocity(n, x, t, cond)
+
+    def _augmented(self, n: int, shape: torch.Size, cond: Tensor | None, probes: Tensor | None) -> Field:
         """Field of the state [x, ∫ div v] (B, d + 1)."""
 
         def field(state: Tensor, t: float) -> Tensor:

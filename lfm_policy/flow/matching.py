@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.interpolant import InterpolantName, interpolate
+from lfm_policy.flow.interpolant import INTERPOLANTS, InterpolantName, interpolate
+from lfm_policy.flow.random import normal, permutation, uniform
 from lfm_policy.flow.schedule import Schedule, ou_angle, ou_moments
 
 CouplingName = Literal["fresh", "common", "independent", "ot"]
@@ -52,6 +53,13 @@ class Matching:
     time_beta: float = 1.0
 
     def __post_init__(self) -> None:
+        known = {"interpolant": tuple(INTERPOLANTS), "coupling": COUPLINGS, "marginals": get_args(MarginalsName)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise LFMError(f"flow.{name}: '{getattr(self, name)}' is not one of {', '.join(values)}")
+        for name in ("time_alpha", "time_beta"):
+            if not getattr(self, name) > 0:
+                raise LFMError(f"flow.{name}: {getattr(self, name)} must be positive")
         if self.coupling == "common" and self.marginals == "pushed":
             raise LFMError(
                 "flow.coupling: common noise needs exact marginals, since pushed samples no longer know their "
@@ -66,7 +74,7 @@ class Matching:
         left = ou_transition(x, start, generator) if self.marginals == "exact" and n > 1 else x
         if self.coupling == "fresh":
             return Ends(left, ou_transition(left, gamma, generator), ou_angle(gamma))
-        other = left[torch.randperm(len(left), generator=generator, device=left.device)]
+        other = left[permutation(len(left), left, generator)]
         right = ou_transition(other, gamma, generator)
         if self.coupling == "ot":
             right = right[_assignment(left, right)]
@@ -74,7 +82,7 @@ class Matching:
 
     def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
         """t (count,) ~ Beta(time_alpha, time_beta) in [0, 1]."""
-        t = torch.rand(count, generator=generator, dtype=like.dtype, device=like.device)
+        t = uniform(count, like, generator)
         return t if self.time_alpha == self.time_beta == 1 else _beta_quantile(t, self)
 
     def draw(self, x: Tensor, n: int, schedule: Schedule, generator: torch.Generator) -> Regression:
@@ -99,8 +107,7 @@ def draw_whole_clock(x: Tensor, generator: torch.Generator) -> Regression:
     x_τ = cos(πτ/2) x_0 + sin(πτ/2) z is the OU marginal at clock τ with common noise, and the target is
     velocity per unit of the clock: what a shared start or shared weights train on.
     """
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    t = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+    noise, t = normal(x.shape, x, generator), uniform(len(x), x, generator)
     between, target = interpolate("trigonometric", x, noise, t, math.pi / 2)
     return Regression(between, t, target)
 
@@ -108,8 +115,7 @@ def draw_whole_clock(x: Tensor, generator: torch.Generator) -> Regression:
 def ou_transition(x: Tensor, gamma: float, generator: torch.Generator) -> Tensor:
     """e^-γ x + sqrt(1 - e^-2γ) z with fresh z ~ N(0, I) (Eq. 6)."""
     mean, std = ou_moments(gamma)
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return mean * x + std * noise
+    return mean * x + std * normal(x.shape, x, generator)
 
 
 def matching_loss(
@@ -120,7 +126,7 @@ def matching_loss(
 
 
 def _common_noise(x: Tensor, start: float, end: float, generator: torch.Generator) -> Ends:
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    noise = normal(x.shape, x, generator)
     (mean_l, std_l), (mean_r, std_r) = ou_moments(start), ou_moments(end)
     return Ends(mean_l * x + std_l * noise, mean_r * x + std_r * noise, ou_angle(end) - ou_angle(start))
 

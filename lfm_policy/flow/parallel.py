@@ -7,7 +7,7 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.fit import FitOptions, Fitter
+from lfm_policy.flow.fit import FitOptions, Fitter, share_start
 from lfm_policy.flow.local_flow import LocalFlow
 from lfm_policy.flow.source import TensorSource
 
@@ -42,8 +42,9 @@ def fit_in_parallel(
 
 def _fit_shared_start(flow: LocalFlow, source: TensorSource, options: FitOptions, seed: int) -> None:
     fitter = Fitter(flow, source, options, seed)
-    while fitter.stage == 0:  # the step that leaves it has copied the weights; its own result is dropped
+    while not fitter.stage_done:  # the next step would already train sub-flow 1
         fitter.step()
+    share_start(flow)
 
 
 def _fit_one(job: tuple[LocalFlow, TensorSource, FitOptions, int, int]) -> dict[str, Tensor]:

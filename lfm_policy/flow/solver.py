@@ -119,10 +119,9 @@ def _integrate_adaptive(f: Field, x: Tensor, t0: float, t1: float, solver: Solve
     # float64 times: in float32 a small step would vanish against t
     times = torch.tensor([t0, t1], dtype=torch.float64, device=x.device)
     try:
-        options = {"norm": _worst_sample_norm}
-        result = odeint(
-            guarded, x, times, rtol=solver.rtol, atol=solver.atol, method="dopri5", options=options
-        )
+        # a step ends at t1 exactly: otherwise the last one overshoots and evaluates outside [t0, t1]
+        options = {"norm": _worst_sample_norm, "step_t": times[1:]}
+        result = odeint(guarded, x, times, rtol=solver.rtol, atol=solver.atol, method="dopri5", options=options)
     except AssertionError as error:
         raise LFMError(f"solver.method: dopri5 failed ({error}); loosen solver.rtol or use rk4") from error
     return result[-1]

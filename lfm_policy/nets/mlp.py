@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -19,15 +21,13 @@ class MLP(nn.Module):
     The paper's network for 2-D and tabular data: time enters once, as a number, at the input (Table A.1).
     """
 
-    def __init__(
-        self, dim: int, width: int = 256, depth: int = 3, activation: str = "silu", cond_dim: int = 0
-    ) -> None:
+    def __init__(self, dim: int, width: int = 256, depth: int = 3, activation: str = "silu", cond_dim: int = 0) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"network.activation: '{activation}' is not one of {', '.join(ACTIVATIONS)}")
         widths = [dim + 1 + cond_dim, *[width] * depth]
         hidden: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             hidden += [nn.Linear(a, b), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], dim))
 

@@ -6,6 +6,7 @@ float time; its parameter counts are those of Table A.3's global network.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -28,9 +29,7 @@ class ConvBlock(nn.Sequential):
 class FiLMResidualBlock(nn.Module):
     """Two convolution blocks whose middle is scaled and shifted per channel by the condition."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, cond_dim: int, kernel_size: int, n_groups: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, cond_dim: int, kernel_size: int, n_groups: int) -> None:
         super().__init__()
         self.first = ConvBlock(in_channels, out_channels, kernel_size, n_groups)
         self.second = ConvBlock(out_channels, out_channels, kernel_size, n_groups)
@@ -51,6 +50,10 @@ class UNetLevel(nn.Module):
         super().__init__()
         self.first, self.second, self.resample = first, second, resample
 
+    def features(self, x: Tensor, cond: Tensor) -> Tensor:
+        """x (B, in, T), cond (B, cond_dim) -> (B, out, T), before the change of resolution."""
+        return self.second(self.first(x, cond), cond)
+
 
 class UNet1d(nn.Module):
     """Velocity v(x, t, cond) of action chunks x (B, Tp, Da) given observations cond (B, C).
@@ -69,9 +72,10 @@ class UNet1d(nn.Module):
         embedding_dim: int = 256,
     ) -> None:
         super().__init__()
-        bad = [c for c in channels if c % n_groups]
-        if bad or not channels:
-            raise ValueError(f"network.channels: {list(channels)} must be divisible by n_groups {n_groups}")
+        if not channels or any(c < 1 or c % n_groups for c in channels):
+            raise ValueError(f"network.channels: {list(channels)} must be multiples of network.n_groups {n_groups}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"network.kernel_size: {kernel_size} must be odd")
         self.stride = 2 ** (len(channels) - 1)
         self.time = nn.Sequential(
             TimeEmbedding(embedding_dim),
@@ -84,15 +88,16 @@ class UNet1d(nn.Module):
             return FiLMResidualBlock(a, b, embedding_dim + cond_dim, kernel_size, n_groups)
 
         widths = [action_dim, *channels]
-        self.down = nn.ModuleList()
+        down: list[UNetLevel] = []
         for level, (a, b) in enumerate(zip(widths, channels, strict=False)):
             last = level == len(channels) - 1
             resample = nn.Identity() if last else nn.Conv1d(b, b, 3, stride=2, padding=1)
-            self.down.append(UNetLevel(block(a, b), block(b, b), resample))
+            down.append(UNetLevel(block(a, b), block(b, b), resample))
+        self.down = nn.ModuleList(down)
         self.middle = nn.ModuleList([block(channels[-1], channels[-1]) for _ in range(2)])
         self.up = nn.ModuleList(
             UNetLevel(block(2 * b, a), block(a, a), nn.ConvTranspose1d(a, a, 4, stride=2, padding=1))
-            for a, b in reversed(list(zip(channels, channels[1:], strict=False)))
+            for a, b in reversed(list(itertools.pairwise(channels)))
         )
         self.out = nn.Sequential(
             ConvBlock(channels[0], channels[0], kernel_size, n_groups), nn.Conv1d(channels[0], action_dim, 1)
@@ -107,12 +112,13 @@ class UNet1d(nn.Module):
         h = x.transpose(1, 2)  # (B, Da, Tp): channels first
         skips = []
         for level in self.down:
-            h = level.second(level.first(h, modulation), modulation)
+            assert isinstance(level, UNetLevel)
+            h = level.features(h, modulation)
             skips.append(h)
             h = level.resample(h)
         for block in self.middle:
             h = block(h, modulation)
         for level in self.up:
-            h = torch.cat([h, skips.pop()], dim=1)
-            h = level.resample(level.second(level.first(h, modulation), modulation))
+            assert isinstance(level, UNetLevel)
+            h = level.resample(level.features(torch.cat([h, skips.pop()], dim=1), modulation))
         return self.out(h).transpose(1, 2)

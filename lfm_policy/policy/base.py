@@ -80,8 +80,7 @@ class Policy(nn.Module, ABC):
             value = torch.as_tensor(obs[key], dtype=torch.float32, device=self.device)
             if value.dim() != 3 or value.shape[1:] != (self.spec.n_obs_steps, dim):
                 raise LFMError(
-                    f"observation: '{key}' has shape {tuple(value.shape)}, "
-                    f"expected (B, {self.spec.n_obs_steps}, {dim})"
+                    f"observation: '{key}' has shape {tuple(value.shape)}, expected (B, {self.spec.n_obs_steps}, {dim})"
                 )
             parts.append(value)
         return torch.cat(parts, dim=-1)

@@ -49,9 +49,7 @@ class ActionChunker:
     def _stacked(self) -> dict[str, Tensor]:
         missing = self.spec.n_obs_steps - len(self._history)
         frames = [self._history[0]] * missing + list(self._history)
-        return {
-            key: torch.as_tensor(np.stack([f[key] for f in frames]))[None] for key, _ in self.spec.observation
-        }
+        return {key: torch.as_tensor(np.stack([f[key] for f in frames]))[None] for key, _ in self.spec.observation}
 
     def _checked(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         checked = {}
@@ -60,8 +58,6 @@ class ActionChunker:
                 raise LFMError(f"observation: key '{key}' is missing; there are {', '.join(sorted(obs))}")
             value = np.asarray(obs[key], dtype=np.float32)
             if value.shape != (dim,):
-                raise LFMError(
-                    f"observation: '{key}' has shape {value.shape}, the policy was trained on ({dim},)"
-                )
+                raise LFMError(f"observation: '{key}' has shape {value.shape}, the policy was trained on ({dim},)")
             checked[key] = value
         return checked

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lfm_policy.data.normalizer import Normalizer
 from lfm_policy.flow import LFMError, LocalFlow, Schedule, Solver
+from lfm_policy.flow.solver import MethodName
 from lfm_policy.nets import UNet1d
 from lfm_policy.policy.base import Policy
 from lfm_policy.policy.spec import PolicySpec
@@ -116,7 +117,7 @@ class LFMPolicy(Policy):
         return _evaluations(self.config.sampler) * self.flow.n_subflows
 
     @cached_property
-    def multiply_adds(self) -> int:  # type: ignore[override]
+    def multiply_adds(self) -> int:
         """Multiply-add operations for one chunk, counted on one evaluation of each sub-flow."""
         x = torch.zeros(1, self.spec.horizon, self.spec.action_space.dim, device=self.device)
         cond = torch.zeros(1, self.spec.n_obs_steps * self.spec.observation_dim, device=self.device)
@@ -124,10 +125,10 @@ class LFMPolicy(Policy):
             self.flow.pull(x, cond, Solver("euler", steps=1))
         return counter.get_total_flops() // 2 * _evaluations(self.config.sampler)
 
-    def with_sampler(self, method: str | None = None, steps: int | None = None) -> LFMPolicy:
+    def with_sampler(self, method: MethodName | None = None, steps: int | None = None) -> LFMPolicy:
         """This policy, sampled by another fixed-step method or number of steps per sub-flow."""
         sampler = self.config.sampler
-        changed = replace(sampler, method=method or sampler.method, steps=steps or sampler.steps)
+        changed = replace(sampler, method=method or sampler.method, steps=sampler.steps if steps is None else steps)
         self.config = replace(self.config, sampler=changed)
         self.__dict__.pop("multiply_adds", None)
         return self
@@ -147,14 +148,13 @@ def _build_flow(spec: PolicySpec, config: LFMConfig, seed: int) -> LocalFlow:
     chain, count = config.chain, 1 if config.chain.share_weights else config.chain.n_subflows
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know only the global generator
-        fields = [
-            UNet1d(
-                spec.action_space.dim,
-                spec.n_obs_steps * spec.observation_dim,
-                **asdict(config.network),
-            )
-            for _ in range(count)
-        ]
+        try:
+            fields = [
+                UNet1d(spec.action_space.dim, spec.n_obs_steps * spec.observation_dim, **asdict(config.network))
+                for _ in range(count)
+            ]
+        except ValueError as error:  # nets know no LFMError
+            raise LFMError(str(error)) from error
     return LocalFlow(fields, Schedule.geometric(chain.n_subflows, chain.c, chain.rho))
 
 

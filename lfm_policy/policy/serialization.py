@@ -14,7 +14,7 @@ from lfm_policy.policy.base import Policy
 from lfm_policy.policy.lfm import LFMConfig, LFMPolicy
 from lfm_policy.policy.spec import PolicySpec
 
-FORMAT = 1
+FORMAT, TYPE = 1, "lfm"
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
 CHECKPOINTS = "checkpoints"
 
@@ -25,7 +25,7 @@ def save_policy(policy: LFMPolicy, folder: Path, **facts: Any) -> None:
     save_file(tensors, folder / MODEL_FILE)
     description = {
         "format": FORMAT,
-        "type": "lfm",
+        "type": TYPE,
         "spec": policy.spec.to_dict(),
         "model": policy.config.to_dict(),
         **facts,
@@ -40,12 +40,16 @@ def load_policy(path: str | Path) -> Policy:
     """
     folder = find_checkpoint(path)
     description = read_description(folder)
-    trained, total = description.get("trained_subflows"), description["model"]["chain"]["n_subflows"]
+    try:
+        spec, config = PolicySpec.from_dict(description["spec"]), LFMConfig.from_dict(description["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LFMError(f"{folder / POLICY_FILE}: describes no policy ({error}); use another checkpoint") from error
+    trained, total = description.get("trained_subflows"), config.chain.n_subflows
     if trained is not None and trained < total:
         raise LFMError(
             f"{folder}: only {trained} of {total} sub-flows are trained; continue with `lfm train --resume true`"
         )
-    policy = LFMPolicy(PolicySpec.from_dict(description["spec"]), LFMConfig.from_dict(description["model"]))
+    policy = LFMPolicy(spec, config)
     load_weights(policy, folder)
     return policy.eval()
 
@@ -64,12 +68,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     file = folder / POLICY_FILE
     try:
         description = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: neither JSON nor even text
         raise LFMError(f"{file}: cannot be read ({error}); use another checkpoint") from error
+    if not isinstance(description, dict) or description.get("type") != TYPE:
+        raise LFMError(f"{file}: describes no policy of type {TYPE}; use another checkpoint")
     if description.get("format") != FORMAT:
-        raise LFMError(
-            f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads"
-        )
+        raise LFMError(f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads")
     return description
 
 

@@ -17,9 +17,7 @@ from lfm_policy.policy.serialization import CHECKPOINTS
 STATE_FILE = "training_state.pt"
 
 
-def save_checkpoint(
-    run: Path, step: int, policy: LFMPolicy, state: dict[str, Any], facts: dict[str, Any]
-) -> Path:
+def save_checkpoint(run: Path, step: int, policy: LFMPolicy, state: dict[str, Any], facts: dict[str, Any]) -> Path:
     """Write `run/checkpoints/step_<step>` under a temporary name, rename it, then remove older ones.
 
     A crash at any moment leaves the old checkpoint, the new one, or both; never half of one.

@@ -227,7 +227,15 @@ class TrainConfig:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields whose values would make a resumed run another run, as `field: old, now new`."""
         old, new = _flat(other), _flat(self.to_dict())
-        free = ("output_dir", "resume", "overwrite", "stop_after", "rollout.", "data.path", "training.log_")
+        free: tuple[str, ...] = (
+            "output_dir",
+            "resume",
+            "overwrite",
+            "stop_after",
+            "rollout.",
+            "data.path",
+            "training.log_",
+        )
         free += ("training.valid_", "training.checkpoint_", "data.max_memory")
         fields = [name for name in {**old, **new} if not name.startswith(free)]
         return [f"{n}: was {old.get(n)}, now {new.get(n)}" for n in fields if old.get(n) != new.get(n)]

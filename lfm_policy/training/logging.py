@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,8 +38,11 @@ class RunLog:
 
 
 def progress_bar(total: int, done: int) -> tqdm:
-    """A bar over all steps with rate and time left."""
-    return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=0.5)
+    """A bar over all steps with rate and time left; a line now and then where stderr is no terminal."""
+    interval = 0.5 if sys.stderr.isatty() else 15.0
+    return tqdm(
+        total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=interval, miniters=1
+    )
 
 
 def _lines(file: Path) -> list[str]:

@@ -60,6 +60,7 @@ class Trainer:
         self.valid = make_windows(valid, self.policy) if valid else None
         options = config.fit_options(len(self.train))
         self.fitter = Fitter(self.policy.flow, self.train, options, config.seed, self.valid)
+        self.losses: list[float] = []  # since the last log entry
         self.interrupted = False
         if config.resume:
             self._resume()
@@ -78,18 +79,17 @@ class Trainer:
         fitter, every, config = self.fitter, self.config.training, self.config
         last = fitter.steps_done + (config.stop_after or fitter.total_steps)
         bar = progress_bar(fitter.total_steps, fitter.steps_done)
-        losses: list[float] = []
-        begin = time.perf_counter()
+        begin, since = time.perf_counter(), fitter.steps_done
         while not (fitter.done or self.interrupted or fitter.steps_done >= last):
             if fitter.stage_done:
                 bar.set_description(f"pushing the data through sub-flow {fitter.current.n}")
             report = fitter.step()
-            losses.append(report.loss)
+            self.losses.append(report.loss)
             bar.update()
             step, ends = fitter.steps_done, fitter.stage_done
             if report.step % every.log_every == 0 or ends:
-                rate = len(losses) / (time.perf_counter() - begin)
-                loss = sum(losses) / len(losses)
+                rate = (step - since) / (time.perf_counter() - begin)
+                loss = sum(self.losses) / len(self.losses)
                 log.write(
                     step,
                     subflow=report.n,
@@ -98,8 +98,8 @@ class Trainer:
                     learning_rate=report.learning_rate,
                     steps_per_second=rate,
                 )
-                bar.set_description(f"{self._stage_name()}, loss {loss:.4f}")
-                losses, begin = [], time.perf_counter()
+                bar.set_description(f"{self._stage_name()}, loss {loss:.4f}", refresh=False)
+                self.losses, begin, since = [], time.perf_counter(), step
             if report.step % every.valid_every == 0 or ends:
                 self._evaluate(log, ends)
             if report.step % every.checkpoint_every == 0 and not fitter.done:
@@ -150,7 +150,8 @@ class Trainer:
             "config": self.config.to_dict(),
             "versions": versions(),
         }
-        folder = save_checkpoint(self.run_dir, fitter.steps_done, self.policy, fitter.state_dict(), facts)
+        state = {"fitter": fitter.state_dict(), "losses": self.losses}
+        folder = save_checkpoint(self.run_dir, fitter.steps_done, self.policy, state, facts)
         if self._complete and self.on_checkpoint:
             values = self.on_checkpoint(folder, fitter.steps_done, fitter.done)
             if values:
@@ -170,7 +171,9 @@ class Trainer:
                 "give that one, or start anew"
             )
         load_weights(self.policy, folder)
-        self.fitter.load_state_dict(load_training_state(folder))
+        state = load_training_state(folder)
+        self.fitter.load_state_dict(state["fitter"])
+        self.losses = state["losses"]
         self.say(f"resumed at step {self.fitter.steps_done} of {self.fitter.total_steps}")
 
     def _prepare_folder(self) -> None:
@@ -210,9 +213,7 @@ def check_output_dir(config: TrainConfig) -> None:
     elif folder.exists() and not folder.is_dir():
         raise LFMError(f"output_dir: {folder} is a file; give a folder")
     elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise LFMError(
-            f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true"
-        )
+        raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
 
 
 def versions() -> dict[str, str]:

@@ -37,9 +37,7 @@ class WindowSource:
 def make_windows(demonstrations: Demonstrations, policy: LFMPolicy) -> WindowSource:
     """All windows of Diffusion Policy's padding: To - 1 steps before an episode, Ta - 1 after it."""
     spec = policy.spec
-    windows = demonstrations.windows(
-        spec.n_obs_steps, spec.horizon, spec.n_obs_steps - 1, spec.n_action_steps - 1
-    )
+    windows = demonstrations.windows(spec.n_obs_steps, spec.horizon, spec.n_obs_steps - 1, spec.n_action_steps - 1)
     return WindowSource(demonstrations, windows, policy)
 
 

@@ -24,3 +24,10 @@ def episodes(rng: np.random.Generator) -> dict[str, Episode]:
 @pytest.fixture
 def dataset(tmp_path: Path, episodes: dict[str, Episode]) -> Path:
     return write_robomimic_file(tmp_path / "lift.hdf5", episodes)
+
+
+@pytest.fixture
+def clean() -> dict[str, Episode]:
+    """Twelve clean episodes of about one length."""
+    rng = np.random.default_rng(7)
+    return {f"demo_{index}": episode(rng, 60 + int(rng.integers(8))) for index in range(12)}

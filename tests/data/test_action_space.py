@@ -158,3 +158,31 @@ def test_version_check() -> None:
 )
 def test_versions_that_pass(args: dict[str, Any], installed: str | None) -> None:
     check_env_version("lift.hdf5", args, installed)
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        composite({"type": "OSC_POSE"}),
+        composite(FLAT | {"input_ref_frame": "world", "gripper": {"type": "GRIP"}}),
+        composite(OSC | {"kp": 300, "output_max": 0.1, "output_min": -0.1, "uncouple_pos_ori": False}),
+        FLAT,
+        FLAT | {"kp": 100},
+        [FLAT, FLAT],
+    ],
+)
+def test_datasets_and_environments_read_a_config_alike(configs: Any) -> None:
+    """The environments complete a config by code of their own: both must come to one convention."""
+    from envs import controllers
+
+    normalised = controllers.normalise(copy.deepcopy(configs), 2)
+    convention = {
+        "representation": "delta",
+        "rotation": "axis_angle",
+        "frame": normalised["body_parts"]["right"]["input_ref_frame"],
+        "control_freq": 20,
+        "controller": controllers.convention(normalised),
+    }
+    dataset = delta(env_args(configs))
+    assert dataset.differences(ActionSpace.from_convention(convention, 7)) == []
+    assert dataset == delta(env_args(normalised))

@@ -56,9 +56,7 @@ def test_identity_leaves_what_varies(data: torch.Tensor) -> None:
 def test_log_abs_det_is_the_jacobians(data: torch.Tensor, mode: Mode) -> None:
     normalizer = Normalizer.fit(data, mode)
     jacobian = torch.autograd.functional.jacobian(normalizer.normalize, data[0])
-    assert normalizer.log_abs_det().item() == pytest.approx(
-        torch.linalg.slogdet(jacobian)[1].item(), abs=1e-5
-    )
+    assert normalizer.log_abs_det().item() == pytest.approx(torch.linalg.slogdet(jacobian)[1].item(), abs=1e-5)
 
 
 def test_a_mode_for_each_dimension(data: torch.Tensor) -> None:

@@ -85,9 +85,7 @@ def test_the_size_is_said_before_memory_is_taken(dataset: Path) -> None:
     assert lines == [f"{dataset}: 7 demonstrations, 271 frames of 19 + 7 numbers, 0.0282 MB, held in memory"]
 
 
-def test_names_without_numbers_and_groups_of_other_things(
-    tmp_path: Path, episodes: dict[str, Episode]
-) -> None:
+def test_names_without_numbers_and_groups_of_other_things(tmp_path: Path, episodes: dict[str, Episode]) -> None:
     taken = {f"demo_{name}": episodes["demo_1"] for name in ("b", "a", "7")}
     path = write_robomimic_file(tmp_path / "named.hdf5", taken | {"user_info": {"age": np.zeros(3)}})
     assert read(path).names == ("demo_7", "demo_a", "demo_b")
@@ -309,8 +307,7 @@ def test_values_that_are_not_finite(dataset: Path, key: str, value: float, lazy:
         list(read(dataset, max_memory_gb=0 if lazy else 1).frames())
     shown = "nan" if np.isnan(value) else "inf"
     assert str(caught.value) == (
-        f"{dataset}: demo_10/{key} is {shown} at step 17, dimension 3; "
-        f"`lfm inspect {dataset}` lists all of them"
+        f"{dataset}: demo_10/{key} is {shown} at step 17, dimension 3; `lfm inspect {dataset}` lists all of them"
     )
 
 

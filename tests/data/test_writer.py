@@ -31,9 +31,7 @@ def test_reads_back_exactly(tmp_path: Path, episodes: dict[str, Episode]) -> Non
     with DatasetWriter(path, ENV_ARGS, valid_fraction=0.3, seed=5) as writer:
         for index, episode in enumerate(episodes.values()):
             final = {key: np.full_like(episode[f"obs/{key}"][0], 9) for key in KEYS}
-            name = writer.add_episode(
-                **parts(episode), final_obs=final, model_file="<mujoco/>", attrs={"seed": index}
-            )
+            name = writer.add_episode(**parts(episode), final_obs=final, model_file="<mujoco/>", attrs={"seed": index})
             assert name == f"demo_{index}"
     assert left_behind(path.parent) == ["lift.hdf5"]
     with h5py.File(path) as file:
@@ -117,17 +115,24 @@ def test_an_existing_file_is_refused(tmp_path: Path, episodes: dict[str, Episode
 
 
 def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path, episodes: dict[str, Episode]) -> None:
-    path = tmp_path / "a.hdf5"
+    path, other = tmp_path / "a.hdf5", tmp_path / "other.txt"
+    other.write_text("another's")
     with pytest.raises(LFMError, match="exists already"):
-        record_and(lambda: path.write_text("another's") and None, path, episodes["demo_1"])
+        record_and(lambda: path.symlink_to(other), path, episodes["demo_1"])
     assert path.read_text() == "another's"
-    assert left_behind(tmp_path) == ["a.hdf5"]
+    assert left_behind(tmp_path) == ["a.hdf5", "other.txt"]
 
 
 def test_nothing_recorded_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LFMError, match="no episode"), DatasetWriter(tmp_path / "a.hdf5", ENV_ARGS):
         pass
     assert left_behind(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(LFMError, match=r"file/a\.hdf5: cannot be written"):
+        record_and(lambda: None, tmp_path / "file" / "a.hdf5", episodes["demo_1"])
 
 
 def test_use_without_a_with_block(tmp_path: Path, episodes: dict[str, Episode]) -> None:

@@ -1,6 +1,7 @@
 """A point that has to reach a goal in the plane: an environment with all that rollouts and recording ask for.
 
-Importing registers Point-v0, Plain-v0 (a Box observation, no convention) and Broken-v0 (fails in one seed).
+Importing registers Point-v0, Plain-v0 (a Box observation, no convention), Failing-v0 (its expert often fails)
+and Broken-v0 (raises in one seed).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gymnasium import spaces
 POINT = "tests.helpers.point:Point-v0"
 PLAIN = "tests.helpers.point:Plain-v0"
 BROKEN = "tests.helpers.point:Broken-v0"
+FAILING = "tests.helpers.point:Failing-v0"
 BROKEN_SEED = 5
 STEP, REACH, HORIZON = 0.1, 0.05, 30
 
@@ -30,10 +32,9 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         frame: str = "world",
         version: str = "1.5.2",
         has_gl: bool = True,
-        failing: int = 0,
     ) -> None:
         self.terminate_on_success, self.render_mode, self.has_gl = terminate_on_success, render_mode, has_gl
-        self.frame, self.version, self.failing = frame, version, failing
+        self.frame, self.version = frame, version
         pair = spaces.Box(-10.0, 10.0, (2,), np.float64)
         self.observation_space: spaces.Space = spaces.Dict({"position": pair, "goal": pair})
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -63,15 +64,17 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         self.position = self.position + STEP * np.clip(np.asarray(action, np.float64), -1, 1)
         self.time += 1
         info = self._info() | {"actions_abs": self.position.copy()}
-        success = info["is_success"]
+        success = self._reached()
         return self._observation(), float(success), success and self.terminate_on_success, False, info
 
     def _observation(self) -> Any:
         return {"position": self.position.copy(), "goal": self.goal.copy()}
 
     def _info(self) -> dict[str, Any]:
-        success = bool(np.linalg.norm(self.position - self.goal) < REACH)
-        return {"is_success": success, "positions": {"point": self.position.copy(), "goal": self.goal.copy()}}
+        return {"is_success": self._reached(), "positions": {"point": self.position.copy(), "goal": self.goal.copy()}}
+
+    def _reached(self) -> bool:
+        return bool(np.linalg.norm(self.position - self.goal) < REACH)
 
     def render(self) -> Any:
         if not self.has_gl:
@@ -86,11 +89,11 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         return {"states": states, "model_file": "<point/>", "initial_joint": self.position.copy()}
 
     def make_expert(self, seed: int) -> PointExpert:
-        return PointExpert(self, lazy=bool(self.failing) and seed % self.failing != 0)
+        return PointExpert(self, lazy=False)
 
 
 class PointExpert:
-    """Goes to the goal with a habit of its own, and stays there for three steps; a lazy one stays where it is."""
+    """Goes to the goal and stays there for three steps; a lazy one stays where it is."""
 
     def __init__(self, env: PointEnv, lazy: bool) -> None:
         self.env, self.lazy, self.held = env, lazy, 0
@@ -119,7 +122,14 @@ class PlainEnv(PointEnv):
         return np.concatenate([self.position, self.goal]).astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
-        return {"success": super()._info()["is_success"]}
+        return {"success": self._reached()}
+
+
+class FailingEnv(PointEnv):
+    """Its expert succeeds in every third seed."""
+
+    def make_expert(self, seed: int) -> PointExpert:
+        return PointExpert(self, lazy=seed % 3 != 0)
 
 
 class BrokenEnv(PointEnv):
@@ -135,5 +145,6 @@ class BrokenEnv(PointEnv):
         return super().step(action)
 
 
-for name, kind in {"Point-v0": PointEnv, "Plain-v0": PlainEnv, "Broken-v0": BrokenEnv}.items():
+KINDS: dict[str, Any] = {"Point-v0": PointEnv, "Plain-v0": PlainEnv, "Broken-v0": BrokenEnv, "Failing-v0": FailingEnv}
+for name, kind in KINDS.items():
     gymnasium.register(name, kind, max_episode_steps=HORIZON)

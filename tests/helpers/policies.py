@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lfm_policy.data.action_space import ActionSpace
-from lfm_policy.policy import Policy, PolicySpec
+from lfm_policy.policy import (
+    ChainConfig,
+    LFMConfig,
+    LFMPolicy,
+    Policy,
+    PolicySpec,
+    UNetConfig,
+    save_policy,
+)
 from tests.helpers.point import PLAIN, POINT, STEP
 
 
@@ -54,3 +63,11 @@ class ProportionalPolicy(Policy):
 def noisy() -> ProportionalPolicy:
     """A policy that sometimes fails, depending on its noise alone."""
     return ProportionalPolicy(noise=0.6)
+
+
+def point_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a small LFM policy for the point environment that has learned nothing."""
+    config = LFMConfig(UNetConfig(channels=(8, 16), embedding_dim=16), ChainConfig(n_subflows=2))
+    dataset = {"file": "point.hdf5", "sha256": "0" * 64, "n_episodes": 3, "n_frames": 30}
+    save_policy(LFMPolicy(point_spec(), config), folder, step=40, dataset=dataset)
+    return folder

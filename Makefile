@@ -1,0 +1,29 @@
+# make demo: collect, train and roll out Lift. make test: the test suite. Both install into .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+.PHONY: install demo test lint
+.DEFAULT_GOAL := install
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "error: PYTHON=$(PYTHON) is not Python 3.11 or 3.12; call make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e '.[sim,video,robomimic,dev]'
+	$(BIN)/pip install -c constraints.txt --no-deps robomimic  # see pyproject.toml, extra robomimic
+	@touch $@
+
+demo: install
+	$(BIN)/lfm demo --config configs/demo/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy lfm_policy envs train_policy.py rollout.py

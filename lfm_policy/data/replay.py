@@ -1,0 +1,101 @@
+"""Restoring the recorded states of demonstrations in a simulator, to see whether they succeed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from lfm_policy.data import hdf5
+from lfm_policy.flow.errors import LFMError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+# A simulator says in its own ways that it does not know a model or a state.
+REFUSALS = (ValueError, RuntimeError, LookupError, OSError, AttributeError, TypeError)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Which demonstrations succeed, and why the recorded models were not used ("" if they were)."""
+
+    succeeded: dict[str, bool]
+    refusal: str
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    states: np.ndarray
+    actions: np.ndarray | None
+    hidden: dict[str, Any]
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """`count` of the names, evenly spread from the first to the last; all of them if there are not more."""
+    if count >= len(names):
+        return list(names)
+    return [names[int(index)] for index in np.linspace(0, len(names) - 1, count).round()]
+
+
+def replay_states(path: str | Path, make: Callable[[], gymnasium.Env], names: Sequence[str]) -> Replay:
+    """Whether the task's own test is true in a recorded state of each demonstration, or right after the last.
+
+    The first state, with the recorded model, resets the environment that `make` gives, and the others are set
+    one after the other; if none succeeds the last action is taken once, because a recording may end with the
+    action that leads to success. If the simulator refuses a model (another version's, as a rule) all is done
+    again with its own. LFMError if a demonstration has no states or these are refused as well.
+    """
+    with hdf5.open_hdf5(path) as file:
+        recorded = {name: _read(file["data"][name]) for name in names}
+    try:
+        return Replay(_replay(path, make, recorded), "")
+    except LFMError as error:
+        if not any(demo.hidden for demo in recorded.values()):
+            raise
+        own = {name: replace(demo, hidden={}) for name, demo in recorded.items()}
+        return Replay(_replay(path, make, own), str(error))
+
+
+def _read(demo: h5py.Group) -> _Recorded:
+    hidden = {key: demo.attrs[key] for key in ("model_file", "initial_joint") if key in demo.attrs}
+    actions = demo["actions"][()] if "actions" in demo else None
+    return _Recorded(hdf5.find_dataset(demo, "states")[()], actions, hidden)
+
+
+def _replay(path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mapping[str, _Recorded]) -> dict[str, bool]:
+    # a new environment each time: one that failed to load a model is not fit for another
+    env = make()
+    succeeded = {}
+    try:
+        for method in ("set_states", "is_success"):
+            if not hasattr(env.unwrapped, method):
+                raise LFMError(f"{path}: {type(env.unwrapped).__name__} has no {method}; it cannot replay states")
+        for name, demo in recorded.items():
+            try:
+                succeeded[name] = _succeeds(env, demo)
+            except REFUSALS as error:
+                cause = " ".join(str(error).split()) or type(error).__name__
+                raise LFMError(f"{path}: {name}/states cannot be restored ({cause})") from error
+    finally:
+        env.close()
+    return succeeded
+
+
+def _succeeds(env: gymnasium.Env, recorded: _Recorded) -> bool:
+    simulator: Any = env.unwrapped
+    env.reset(options={"state": {"states": recorded.states[0], **recorded.hidden}})
+    for state in recorded.states:
+        simulator.set_states(state)
+        if simulator.is_success():
+            return True
+    if recorded.actions is None:
+        return False
+    env.reset(options={"state": {"states": recorded.states[-1], **recorded.hidden}})
+    env.step(recorded.actions[-1].astype(np.float32))
+    return bool(simulator.is_success())

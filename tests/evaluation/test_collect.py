@@ -1,0 +1,151 @@
+"""A recording holds what happened, in robomimic's layout, whoever of how many processes made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from lfm_policy.data import read_demonstrations, split_names
+from lfm_policy.evaluation.collect import Recording, demonstrate, record_demonstrations
+from lfm_policy.evaluation.environment import make_env
+from lfm_policy.flow.errors import LFMError
+from tests.helpers.point import FAILING, PLAIN, POINT, REACH, STEP
+
+N, SEED = 6, 3
+
+
+def record(path: Path, env_id: str = POINT, **options: Any) -> Recording:
+    return record_demonstrations(path, env_id, N, seed=SEED, valid_fraction=0.3, **options)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "point.hdf5"
+    record(path)
+    return path
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Every dataset and attribute of a file, bytes and types."""
+    found: dict[str, Any] = {}
+
+    def note(name: str, item: Any) -> None:
+        found[f"{name}@"] = {key: np.asarray(value).tolist() for key, value in item.attrs.items()}
+        if isinstance(item, h5py.Dataset):
+            found[name] = (item.dtype, item.shape, item[()].tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+def test_the_layout_is_robomimics(recording: Path) -> None:
+    with h5py.File(recording) as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        assert env_args == make_env(POINT).unwrapped.env_args  # type: ignore[attr-defined]
+        assert list(file["data"]) == [f"demo_{index}" for index in range(N)]
+        assert file["data"].attrs["total"] == sum(demo.attrs["num_samples"] for demo in file["data"].values())
+        for index, demo in enumerate(file["data"].values()):
+            length = demo.attrs["num_samples"]
+            assert demo.attrs["seed"] == SEED + index
+            assert demo.attrs["model_file"] == "<point/>"
+            shapes = {"actions": (2,), "actions_abs": (2,), "states": (5,), "rewards": (), "dones": ()}
+            shapes |= {f"{group}/{key}": (2,) for group in ("obs", "next_obs") for key in ("position", "goal")}
+            assert {key: demo[key].shape for key in shapes} == {key: (length, *shape) for key, shape in shapes.items()}
+        train, valid = (set(file[f"mask/{key}"][()]) for key in ("train", "valid"))
+        assert len(valid) == 2
+        assert sorted(train | valid) == [f"demo_{index}".encode() for index in range(N)]
+
+
+def test_rows_stand_before_and_after_the_actions_they_should(recording: Path) -> None:
+    with h5py.File(recording) as file:
+        for demo in file["data"].values():
+            position, goal = demo["obs/position"][()], demo["obs/goal"][()]
+            after = demo["next_obs/position"][()]
+            np.testing.assert_array_equal(after[:-1], position[1:])
+            np.testing.assert_allclose(after, position + STEP * np.clip(demo["actions"][()], -1, 1), atol=1e-12)
+            np.testing.assert_array_equal(demo["actions_abs"][()], after)
+            np.testing.assert_array_equal(demo["states"][:, 1:3], position)
+            np.testing.assert_array_equal(demo["states"][:, 0], np.arange(len(position)))
+            np.testing.assert_array_equal(demo.attrs["initial_joint"], position[0])
+            reached = np.linalg.norm(after - goal, axis=1) < REACH
+            np.testing.assert_array_equal(demo["rewards"][()], reached)
+            np.testing.assert_array_equal(demo["dones"][()], reached)
+            assert reached[-3:].all(), "the tail after success is recorded"
+
+
+def test_the_file_does_not_depend_on_the_number_of_processes(tmp_path: Path, recording: Path) -> None:
+    result = record(tmp_path / "two.hdf5", n_procs=2)
+    assert contents(tmp_path / "two.hdf5") == contents(recording)
+    assert (result.n_episodes, result.n_attempts) == (N, N)
+
+
+def test_failures_are_left_out_and_the_next_seed_is_taken(tmp_path: Path) -> None:
+    """The expert of this environment succeeds in every third seed."""
+    result = record(tmp_path / "out.hdf5", FAILING)
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        seeds = [demo.attrs["seed"] for demo in file["data"].values()]
+    assert seeds == list(range(SEED, SEED + 3 * N, 3))
+    assert (result.n_episodes, result.n_attempts) == (N, 3 * N - 2)
+
+
+def test_what_fails_too_often_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LFMError, match=r"2 of 5 attempts succeeded, 6 wanted; raise --max_attempts"):
+        record(tmp_path / "out.hdf5", FAILING, max_attempts=5)
+    monkeypatch.setattr("lfm_policy.evaluation.collect.MIN_SUCCESS_RATE", 0.34)
+    with pytest.raises(LFMError, match=r"succeeded in 7 of 21 attempts, fewer than 34%"):
+        record_demonstrations(tmp_path / "out.hdf5", FAILING, 21, seed=SEED)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_episode_ends_at_the_limit() -> None:
+    env = make_env(POINT, terminate_on_success=False)
+    assert demonstrate(env, 0, 2).length == 2
+    failed = demonstrate(env, 0, 1)
+    assert not failed.success
+    assert failed.datasets == {}
+
+
+def test_an_environment_without_expert_is_told() -> None:
+    with pytest.raises(LFMError, match=r"environment CartPole-v1: offers no make_expert"):
+        record_demonstrations("out.hdf5", "CartPole-v1", 1)
+    with pytest.raises(LFMError, match="Plain-v0: offers no env_args"):
+        record_demonstrations("out.hdf5", PLAIN, 1)
+
+
+def test_our_reader_reads_it(recording: Path) -> None:
+    read = read_demonstrations(recording, ["goal", "position"], representation="delta")
+    assert (len(read.names), read.obs_dims) == (N, (2, 2))
+    train, valid = split_names(recording, 0.5, 0)
+    assert (len(train), len(valid)) == (4, 2)
+
+
+def test_robomimics_reader_reads_it(recording: Path) -> None:
+    import robomimic.utils.obs_utils as obs_utils
+    from robomimic.utils.dataset import SequenceDataset
+    from robomimic.utils.file_utils import get_env_metadata_from_dataset
+
+    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["goal", "position"]}})
+    dataset = SequenceDataset(
+        str(recording),
+        obs_keys=["goal", "position"],
+        dataset_keys=["actions", "rewards", "dones"],
+        frame_stack=2,
+        seq_length=4,
+        filter_by_attribute="train",
+        hdf5_cache_mode="low_dim",
+    )
+    assert dataset.n_demos == 4
+    with h5py.File(recording) as file:
+        demo = file["data"][dataset.demos[0]]
+        assert len(dataset) == sum(file["data"][name].attrs["num_samples"] for name in dataset.demos)
+        item = dataset[1]
+        np.testing.assert_allclose(item["actions"], demo["actions"][:5], rtol=1e-6)
+        np.testing.assert_array_equal(item["obs"]["position"], demo["obs/position"][:5])
+        np.testing.assert_array_equal(item["next_obs"]["position"], demo["next_obs/position"][:5])
+    assert get_env_metadata_from_dataset(str(recording))["env_name"] == "Point"

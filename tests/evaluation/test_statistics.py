@@ -1,0 +1,55 @@
+"""Intervals against their closed form, summaries against hand counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from scipy.stats import norm
+
+from lfm_policy.evaluation.statistics import percentiles_ms, summarise, wilson
+
+
+def closed_form(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson (1927): the roots in p of (k/n - p)² = z² p (1 - p) / n."""
+    z = norm.ppf(0.5 + confidence / 2)
+    rate = k / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (47, 50), (90, 100), (3, 700)])
+def test_wilson_equals_its_closed_form(k: int, n: int, confidence: float) -> None:
+    assert wilson(k, n, confidence) == pytest.approx(closed_form(k, n, confidence), abs=1e-12)
+
+
+def test_wilson_is_symmetric_and_narrows() -> None:
+    low, high = wilson(3, 10)
+    assert wilson(7, 10) == pytest.approx((1 - high, 1 - low))
+    widths = [high - low for low, high in (wilson(n // 2, n) for n in (10, 100, 1000))]
+    assert widths == sorted(widths, reverse=True)
+
+
+def row(success: bool, steps: int, total: float, env_seconds: float) -> dict[str, Any]:
+    values = {"success": success, "steps": steps, "return": total, "max_reward": min(total, 1.0)}
+    return values | {"env_seconds": env_seconds}
+
+
+def test_summary_counts_what_the_rows_say() -> None:
+    rows = [row(True, 10, 1.0, 0.5), row(False, 30, 0.0, 1.5), row(True, 20, 3.0, 1.0)]
+    summary = summarise(rows, [0.001, 0.002, 0.003])
+    assert summary["success_rate"] == pytest.approx(2 / 3)
+    assert (summary["n_success"], summary["n_rollouts"]) == (2, 3)
+    assert summary["wilson95"] == list(wilson(2, 3))
+    assert (summary["mean_steps"], summary["mean_return"]) == (20, pytest.approx(4 / 3))
+    assert summary["mean_max_reward"] == pytest.approx(2 / 3)
+    assert summary["env_steps_per_second"] == 20
+    assert summary["latency_ms"]["p50"] == 2.0
+
+
+def test_percentiles_are_milliseconds_and_none_without_chunks() -> None:
+    assert percentiles_ms([i / 1000 for i in range(101)]) == {"p50": 50.0, "p95": 95.0}
+    assert percentiles_ms([]) == {"p50": None, "p95": None}

@@ -1,0 +1,127 @@
+"""What a user can get wrong: one line on stderr, exit code 2, nothing written or overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from lfm_policy.cli.main import run
+from lfm_policy.policy import load_policy
+from tests.data.recordings import ENV_ARGS, episode, write_robomimic_file
+from tests.training.runs import small_config, small_dataset, train
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return small_dataset(tmp_path / "data.hdf5")
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(small_config(data, tmp_path / "run").to_dict()))
+    return file
+
+
+def refused(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> str:
+    """The one line with which the command ends; nothing may have been written."""
+    before = sorted(config.parent.rglob("*"))
+    assert run("train", ["--config", str(config), *arguments], "train_policy.py") == 2
+    assert sorted(config.parent.rglob("*")) == before
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    return line
+
+
+MISTAKES = {
+    "missing file": (["--data.path", "none.hdf5"], ["none.hdf5"]),
+    "no file": (["--data.path", ""], ["data.path"]),
+    "missing key": (["--data.obs_keys", "[object, eef]"], ["eef", "robot0_eef_pos"]),
+    "horizon": (["--policy.horizon", "7"], ["policy.horizon", "7", "divisible by 2"]),
+    "too many executed": (["--policy.n_action_steps", "8"], ["policy.n_action_steps", "8"]),
+    "field": (["--flow.ro", "1"], ["flow.ro", "flow.rho"]),
+    "value": (["--training.batch_size", "many"], ["training.batch_size", "many"]),
+    "choice": (["--flow.interpolant", "straight"], ["flow.interpolant", "straight", "ot"]),
+    "number": (["--training.batch_size", "0"], ["batch_size", "0"]),
+    "coupling": (["--flow.coupling", "common"], ["flow.coupling", "flow.marginals: exact"]),
+    "rotation": (["--data.rotation", "rotation_6d"], ["data.rotation", "data.representation: absolute"]),
+    "both": (["--resume", "true", "--overwrite", "true"], ["resume", "overwrite"]),
+    "nothing to resume": (["--resume", "true"], ["run", "does not exist"]),
+    "groups": (["--network.channels", "[10, 20]"], ["network.channels", "10"]),
+    "filter key": (["--data.filter_key", "best"], ["best"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_that_names_it(
+    capsys: pytest.CaptureFixture[str], config: Path, arguments: list[str], words: list[str]
+) -> None:
+    line = refused(capsys, config, *arguments)
+    for word in words:
+        assert word in line
+
+
+def test_an_unknown_field_of_the_file_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    config.write_text(config.read_text().replace("learning_rate:", "learning_rat:"))
+    line = refused(capsys, config)
+    assert "training.learning_rat'" in line
+    assert "training.learning_rate" in line
+
+
+def test_a_truncated_file_is_named(capsys: pytest.CaptureFixture[str], config: Path, data: Path) -> None:
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    assert "data.hdf5" in refused(capsys, config)
+
+
+def test_nan_in_actions_is_located(capsys: pytest.CaptureFixture[str], config: Path, data: Path) -> None:
+    with h5py.File(data, "a") as file:
+        file["data/demo_4/actions"][5, 2] = np.nan
+    line = refused(capsys, config)
+    for word in ("data.hdf5", "demo_4", "actions", "step 5", "dimension 2", "lfm inspect"):
+        assert word in line
+
+
+def test_another_robosuite_version_is_refused_and_can_be_allowed(
+    capsys: pytest.CaptureFixture[str], config: Path, data: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    old = {**ENV_ARGS, "env_version": "1.4.1"}
+    write_robomimic_file(data, {f"demo_{k}": episode(rng, 20) for k in range(3)}, old)
+    line = refused(capsys, config)
+    for word in ("data.hdf5", "1.4.1", "installed", "data.check_version"):
+        assert word in line
+    assert run("train", ["--config", str(config), "--data.check_version", "false"], "train_policy.py") == 0
+
+
+def test_an_existing_run_is_refused_unless_told_otherwise(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    assert run("train", ["--config", str(config)], "train_policy.py") == 0
+    own = tmp_path / "run" / "notes.txt"
+    own.write_text("mine")
+    capsys.readouterr()
+    assert "--overwrite true" in refused(capsys, config)
+    assert run("train", ["--config", str(config), "--overwrite", "true"], "train_policy.py") == 0
+    assert own.read_text() == "mine"  # only what a run writes is replaced
+
+
+def test_a_mistake_does_not_cost_the_run_that_was_to_be_overwritten(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    assert run("train", ["--config", str(config)], "train_policy.py") == 0
+    capsys.readouterr()
+    refused(capsys, config, "--overwrite", "true", "--data.obs_keys", "[nothing]")
+    assert load_policy(tmp_path / "run").spec.horizon == 8
+
+
+def test_an_unfinished_policy_is_not_loaded(tmp_path: Path, data: Path) -> None:
+    train(small_config(data, tmp_path / "run", stop_after=8))
+    with pytest.raises(ValueError, match="only 1 of 3 sub-flows are trained"):
+        load_policy(tmp_path / "run")

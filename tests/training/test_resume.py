@@ -1,0 +1,129 @@
+"""A run that was broken off and resumed is the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from lfm_policy.flow import LFMError
+from lfm_policy.policy import find_checkpoint
+from lfm_policy.training import checkpoint as checkpoint_module
+from lfm_policy.training.checkpoint import STATE_FILE, load_training_state
+from tests.training.runs import metrics, small_config, small_dataset, train
+
+VARIANTS = {
+    "paper": {},
+    "shared start": {"shared_start": 5, "coupling": "common", "marginals": "exact"},
+    "warm start, diffused": {"warm_start": True, "initial_diffusion": 0.01},
+    "one network": {"share_weights": True},
+}
+
+
+def same(a: object, b: object) -> bool:
+    """Bitwise equality of nested states."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))  # type: ignore[arg-type]
+    return a == b
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """EMA weights, training weights, optimiser, position and log are equal bit for bit."""
+    a, b = find_checkpoint(left), find_checkpoint(right)
+    assert a.name == b.name
+    assert same(load_file(a / "model.safetensors"), load_file(b / "model.safetensors"))
+    assert same(load_training_state(a), load_training_state(b))
+    last_of = {(row["step"], tuple(sorted(row))): row for row in metrics(right)}
+    assert metrics(left) == list(last_of.values())
+
+
+@pytest.mark.parametrize("flow", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path, flow: dict) -> None:
+    """Broken inside a sub-flow (step 4), at a boundary (6) and across one (9)."""
+    data = small_dataset(tmp_path / "data.hdf5")
+    train(small_config(data, tmp_path / "whole", flow))
+    broken = small_config(data, tmp_path / "broken", flow)
+    train(replace(broken, stop_after=4))
+    train(replace(broken, stop_after=2, resume=True))
+    train(replace(broken, stop_after=3, resume=True))
+    train(replace(broken, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def command(config: Path, *extra: str) -> list[str]:
+    return [sys.executable, "train_policy.py", "--config", str(config), *extra]
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_a_fresh_process_ends_the_same(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "data.hdf5")
+    config = small_config(data, tmp_path / "broken")
+    config = replace(config, training=replace(config.training, steps=150, checkpoint_every=1000))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.to_dict()))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads for both: sums are rounded by thread
+    subprocess.run(command(file, "--output_dir", str(tmp_path / "whole")), check=True, env=env, capture_output=True)
+
+    process = subprocess.Popen(command(file), env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    log = tmp_path / "broken" / "metrics.jsonl"
+    while not (log.is_file() and log.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume true" in told
+    assert 0 < int(find_checkpoint(tmp_path / "broken").name.removeprefix("step_")) < 450
+
+    subprocess.run(command(file, "--resume", "true"), check=True, env=env, capture_output=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_dataset(tmp_path / "data.hdf5")
+    config = small_config(data, tmp_path / "run")
+    old = train(replace(config, stop_after=4))
+    before = (old / STATE_FILE).read_bytes()
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_policy", crash)
+    with pytest.raises(OSError, match="no space"):
+        train(replace(config, resume=True))
+    assert find_checkpoint(tmp_path / "run") == old
+    assert (old / STATE_FILE).read_bytes() == before
+    assert [folder.name for folder in old.parent.iterdir()] == [old.name]
+
+
+def test_a_changed_config_or_dataset_is_not_resumed(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "data.hdf5")
+    config = small_config(data, tmp_path / "run")
+    train(replace(config, stop_after=4))
+    other_flow = replace(config, resume=True, flow=replace(config.flow, rho=2.0))
+    with pytest.raises(LFMError, match=r"flow\.rho: was 1\.25, now 2\.0"):
+        train(other_flow)
+    small_dataset(tmp_path / "data.hdf5", seed=1)
+    with pytest.raises(LFMError, match="is not the dataset"):
+        train(replace(config, resume=True))
+
+
+def test_a_moved_dataset_and_a_renamed_run_resume(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "data.hdf5")
+    config = small_config(data, tmp_path / "run")
+    train(replace(config, stop_after=4))
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    moved = data.rename(tmp_path / "moved.hdf5")
+    folder = train(small_config(moved, tmp_path / "renamed", resume=True))
+    assert folder.name == "step_18"
