@@ -54,10 +54,16 @@ def demo(
         return code
     print(f"\n3. Roll it out from {n_rollouts} initial states it has not seen", flush=True)
     with _timed(seconds, "rollout"):
-        pictures = {
-            name: f"{folder}/{file}" for name, file in zip(("paths", "video", "poster"), PARTS[3:6], strict=True)
-        }
-        rollout(run, n_rollouts, seed, n_procs, json=rollouts, **pictures)
+        rollout(
+            run,
+            n_rollouts,
+            seed,
+            n_procs,
+            json=rollouts,
+            paths=f"{folder}/paths.png",
+            video=f"{folder}/video.mp4",
+            poster=f"{folder}/video.png",
+        )
     _summarise(folder, seconds)
     return 0
 
@@ -94,12 +100,9 @@ def _summarise(folder: Path, seconds: dict[str, float]) -> None:
 
     write_json(folder / "summary.json", summary)
     low, high = summary["wilson95"]
-    print(
-        f"\nsuccess rate {summary['success_rate']:.3f} (95 % {low:.3f} to {high:.3f}) over {summary['n_rollouts']} rollouts"
-    )
-    print(
-        "\n".join(
-            f"  {name:<9}{value:7.1f} s" for name, value in [*seconds.items(), ("in all", summary["wall_seconds"])]
-        )
-    )
-    print(f"look at {folder}/video.mp4 and {folder}/paths.png; figures are in {folder}/summary.json")
+    rate, count = summary["success_rate"], summary["n_rollouts"]
+    print(f"\nsuccess rate {rate:.3f} (95 % {low:.3f} to {high:.3f}) over {count} rollouts")
+    for name, value in {**seconds, "in all": summary["wall_seconds"]}.items():
+        print(f"  {name:<9}{value:7.1f} s")
+    film = f"{folder}/video.mp4 and " if (folder / "video.mp4").is_file() else ""
+    print(f"look at {film}{folder}/paths.png; figures are in {folder}/summary.json")

@@ -130,15 +130,13 @@ def _draw(evaluation: Evaluation, paths: str | None) -> str | None:
 def _film(evaluation: Evaluation, video: str | None, poster: str | None, n_video: int) -> list[str | None]:
     if video is None and poster is None:
         return []
-    from lfm_policy.evaluation.progress import progress_bar
     from lfm_policy.evaluation.video import VideoUnavailable, check_ffmpeg, film, write_poster, write_video
 
     rows = evaluation.episodes[:n_video]
     try:
         if video is not None:
             check_ffmpeg()
-        with progress_bar("filming", len(rows)) as bar:
-            movie = film(evaluation.job, rows, bar)
+        movie = film(evaluation.job, rows, progress=True)
         if video is not None:
             write_video(video, movie, evaluation.job.fps)
     except VideoUnavailable as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, Protocol
 
 import gymnasium
@@ -11,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from lfm_policy.data.action_space import ActionSpace
+from lfm_policy.data.plugins import register_environments
 from lfm_policy.flow.errors import LFMError
 
 STATE_KEY = "state"
@@ -34,7 +34,7 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, **overrid
 
     LFMError if the id is unknown, an argument is refused, or the simulator is missing.
     """
-    register_namespace(env_id)
+    register_environments()
     arguments = {"disable_env_checker": True, **(env_kwargs or {}), **overrides}
     try:
         return gymnasium.make(env_id, **arguments)
@@ -42,17 +42,6 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, **overrid
         raise LFMError(f"environment {env_id}: {_line(error)}; registered: {_registered(env_id)}") from error
     except (gymnasium.error.Error, ImportError, TypeError, ValueError, RuntimeError) as error:
         raise LFMError(f"environment {env_id}: {_line(error)}") from error
-
-
-def register_namespace(env_id: str) -> None:
-    """Let installed packages register the environments of an id's namespace ("lfm" of lfm/Lift-v0).
-
-    Up to version 1.0 gymnasium itself read the entry points of the group `gymnasium.envs`.
-    """
-    namespace = env_id.rpartition("/")[0]
-    if namespace and env_id not in gymnasium.registry:
-        for entry_point in metadata.entry_points(group="gymnasium.envs", name=namespace):
-            entry_point.load()()
 
 
 def observe(observation: Any) -> dict[str, np.ndarray]:

@@ -78,6 +78,7 @@ def _draw_view(axis: Any, view: View, drawn: Sequence[tuple[Trajectory, bool]], 
     axis.set_ylabel("xyz"[view.vertical] + " in m", color=INK)
     axis.grid(color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
+    axis.locator_params(nbins=6)
     axis.tick_params(colors=INK, labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):

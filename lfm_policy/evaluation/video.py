@@ -16,6 +16,7 @@ import numpy as np
 from lfm_policy.evaluation.environment import env_name
 from lfm_policy.evaluation.episode import Row, reproducible, run_episode
 from lfm_policy.evaluation.files import replacing
+from lfm_policy.evaluation.progress import progress_bar
 from lfm_policy.evaluation.rollout import RolloutJob, one_thread
 from lfm_policy.flow.errors import LFMError
 
@@ -74,7 +75,7 @@ class Film:
         return tile([clip.frame(index) for clip in self.clips])
 
 
-def film(job: RolloutJob, rows: Sequence[Row], progress: Any = None) -> Film:
+def film(job: RolloutJob, rows: Sequence[Row], progress: bool = False) -> Film:
     """Run the episodes of `rows` again, with pictures.
 
     VideoUnavailable if the environment cannot render here. The rows must come out the same, times aside:
@@ -84,18 +85,17 @@ def film(job: RolloutJob, rows: Sequence[Row], progress: Any = None) -> Film:
         env = job.make_env(render_mode="rgb_array")
         env.reset(seed=rows[0]["seed"])
         env.render()
-    except (LFMError, RuntimeError, ImportError, AttributeError) as error:
+    except (LFMError, RuntimeError, ImportError, gymnasium.error.Error) as error:
         raise VideoUnavailable(" ".join(str(error).split())) from error
     policy, result = job.source(), Film([], [])
-    with contextlib.closing(env), one_thread():
+    with contextlib.closing(env), one_thread(), progress_bar("filming", len(rows), progress) as bar:
         for row in rows:
             clip = Clip()
             again = run_episode(policy, env, row["seed"], job.max_steps, on_step=clip.append).row
             clip.success = again["success"]
             result.clips.append(clip)
             result.warnings += _differences(row, again)
-            if progress is not None:
-                progress.update()
+            bar.update()
     return result
 
 

@@ -136,8 +136,9 @@ class Fitter:
         loss = matching_loss(self._velocity(self.network), problem, cond)
         value = loss.item()
         if not math.isfinite(value):
+            place = "all stretches together" if n == WHOLE_CLOCK else f"sub-flow {n}"
             raise LFMError(
-                f"loss of sub-flow {n} is {value} at step {k + 1}; lower training.learning_rate "
+                f"loss of {place} is {value} at step {k + 1}; lower training.learning_rate "
                 f"({self.options.learning_rate:g}) or look for outliers in the data with `lfm inspect`"
             )
         rate = self._update(loss, k, steps)

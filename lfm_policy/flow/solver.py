@@ -111,9 +111,10 @@ def _integrate_adaptive(f: Field, x: Tensor, t0: float, t1: float, solver: Solve
                 f"solver.max_evaluations: {solver.max_evaluations} evaluations did not reach "
                 f"rtol {solver.rtol:g}; loosen it or use solver.method: rk4"
             )
-        velocity = f(state, float(t))
+        now = t.detach().item()
+        velocity = f(state, now)
         if not torch.isfinite(velocity).all():
-            raise LFMError(f"solver.method: dopri5 met a non-finite velocity at t = {float(t):.4f}; use rk4")
+            raise LFMError(f"solver.method: dopri5 met a non-finite velocity at t = {now:.4f}; use rk4")
         return velocity
 
     # float64 times: in float32 a small step would vanish against t

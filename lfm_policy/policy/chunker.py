@@ -56,7 +56,7 @@ class ActionChunker:
         for key, dim in self.spec.observation:
             if key not in obs:
                 raise LFMError(f"observation: key '{key}' is missing; there are {', '.join(sorted(obs))}")
-            value = np.asarray(obs[key], dtype=np.float32)
+            value = np.array(obs[key], dtype=np.float32)  # a copy: environments may reuse their arrays
             if value.shape != (dim,):
                 raise LFMError(f"observation: '{key}' has shape {value.shape}, the policy was trained on ({dim},)")
             checked[key] = value

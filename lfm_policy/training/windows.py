@@ -13,7 +13,7 @@ from lfm_policy.policy import LFMPolicy
 
 @dataclass(frozen=True)
 class WindowSource:
-    """Windows (M, Tp) of demonstrations: samples are chunks (B, Tp, Da), conditions (B, To · D), as a policy sees them."""
+    """Windows (M, Tp) of demonstrations as a policy sees them: chunks (B, Tp, Da), conditions (B, To · D)."""
 
     demonstrations: Demonstrations
     windows: Tensor

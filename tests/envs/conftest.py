@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,12 @@ def make() -> Any:
     yield make
     for env in made.values():
         env.close()
+
+
+@pytest.fixture(scope="session")
+def has_opengl() -> bool:
+    """Whether the machine has a library to render with; where it has one, rendering has to work."""
+    return any(ctypes.util.find_library(name) for name in ("EGL", "OSMesa"))
 
 
 @pytest.fixture

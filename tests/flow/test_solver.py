@@ -104,7 +104,6 @@ def test_shape_and_dtype_are_carried_through(method: str, shape: tuple[int, ...]
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
     got = Solver(method).integrate(lambda x, t: -t * x, x, 0.0, 1.0)
     assert (got.shape, got.dtype) == (x.shape, dtype)
-    torch.testing.assert_close(got, x * math.exp(-0.5), rtol=0.1, atol=1e-3) if method != "euler" else None
 
 
 @pytest.mark.parametrize("method", list(FIXED_STEP))

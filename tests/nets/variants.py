@@ -1,0 +1,56 @@
+"""Every network in every setting, with inputs: what the laws are tested over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lfm_policy.nets import MLP, UNet1d
+from lfm_policy.nets.mlp import ACTIVATIONS
+
+COND = 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network's constructor, its sample's shape and its condition's length (0: none)."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    cond_dim: int
+
+    def build(self) -> nn.Module:
+        """The network, with weights that depend on nothing."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return self.make()
+
+    def inputs(
+        self, count: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x, t and cond of `count` samples."""
+        g = torch.Generator().manual_seed(4)
+        x = torch.randn(count, *self.shape, generator=g, dtype=dtype)
+        t = torch.rand(count, generator=g, dtype=dtype)
+        cond = torch.randn(count, COND, generator=g, dtype=dtype)
+        return x.to(device), t.to(device), cond.to(device) if self.cond_dim else None
+
+
+def _variants() -> dict[str, Variant]:
+    found: dict[str, Variant] = {}
+    for cond in (0, COND):
+        suffix = ", cond" if cond else ""
+        for name in ACTIVATIONS:
+            make = lambda name=name, cond=cond: MLP(3, 16, 2, name, cond)  # noqa: E731
+            found[f"MLP, {name}{suffix}"] = Variant(make, (3,), cond)
+        for levels in (1, 2, 3):
+            channels = (16, 24, 32)[:levels]
+            make = lambda c=channels, cond=cond: UNet1d(2, cond, c, kernel_size=3, embedding_dim=16)  # noqa: E731
+            found[f"UNet1d, {levels} level{'s' * (levels > 1)}{suffix}"] = Variant(make, (8, 2), cond)
+    return found
+
+
+NETWORKS = _variants()
