@@ -16,18 +16,23 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = Path(lfm_policy.__path__[0])
 THIRD_PARTY = {"torch", "torchdiffeq", "scipy"}  # what flow may use; scipy: assignment and Beta quantiles
 
+# Single files at the top that import nothing of ours: what says a number's origin, a progress bar.
+TOOLS = {"provenance", "progress"}
+BELOW_POLICY = {"data", "nets", "flow"}
+
 # What each part of lfm_policy may import of lfm_policy, beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
+    **{tool: set() for tool in TOOLS},
     "flow": set(),
     "nets": set(),
     "data": {"flow"},
-    "policy": {"data", "nets", "flow"},
-    "evaluation": {"policy", "data", "nets", "flow"},
-    "training": {"evaluation", "policy", "data", "nets", "flow"},
-    "density": {"policy", "data", "nets", "flow"},
-    "image": {"policy", "data", "nets", "flow"},
-    "integrations": {"policy", "data", "nets", "flow"},
-    "cli": {"training", "evaluation", "density", "image", "policy", "data", "nets", "flow"},
+    "policy": BELOW_POLICY,
+    "density": BELOW_POLICY | {"policy"},
+    "image": BELOW_POLICY | {"policy"},
+    "integrations": BELOW_POLICY | {"policy"},
+    "evaluation": BELOW_POLICY | TOOLS | {"policy"},
+    "training": BELOW_POLICY | TOOLS | {"policy", "evaluation"},
+    "cli": BELOW_POLICY | TOOLS | {"policy", "density", "image", "evaluation", "training"},
 }
 NEVER = {"envs", "robosuite", "robomimic", "mujoco"}
 

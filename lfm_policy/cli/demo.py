@@ -23,6 +23,7 @@ def demo(
     n_rollouts: int = 50,
     seed: int = 100_000,
     n_procs: int = 2,
+    film: bool = True,
     overwrite: bool = False,
 ) -> int:
     """Collect demonstrations, train a policy on them and roll it out, in one go.
@@ -35,6 +36,7 @@ def demo(
         n_rollouts: episodes to evaluate.
         seed: first evaluation seed.
         n_procs: simulator processes.
+        film: write video.mp4, where OpenGL is there.
         overwrite: replace what an earlier demo left in output_dir.
     """
     from lfm_policy.cli.collect import collect
@@ -61,8 +63,8 @@ def demo(
             n_procs,
             json=rollouts,
             paths=f"{folder}/paths.png",
-            video=f"{folder}/video.mp4",
-            poster=f"{folder}/video.png",
+            video=f"{folder}/video.mp4" if film else None,
+            poster=f"{folder}/video.png" if film else None,
         )
     _summarise(folder, seconds)
     return 0
@@ -104,5 +106,5 @@ def _summarise(folder: Path, seconds: dict[str, float]) -> None:
     print(f"\nsuccess rate {rate:.3f} (95 % {low:.3f} to {high:.3f}) over {count} rollouts")
     for name, value in {**seconds, "in all": summary["wall_seconds"]}.items():
         print(f"  {name:<9}{value:7.1f} s")
-    film = f"{folder}/video.mp4 and " if (folder / "video.mp4").is_file() else ""
-    print(f"look at {film}{folder}/paths.png; figures are in {folder}/summary.json")
+    video = f"{folder}/video.mp4 and " if (folder / "video.mp4").is_file() else ""
+    print(f"look at {video}{folder}/paths.png; figures are in {folder}/summary.json")

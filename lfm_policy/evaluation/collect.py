@@ -17,8 +17,8 @@ from tqdm import tqdm
 from lfm_policy.data.writer import DatasetWriter
 from lfm_policy.evaluation.environment import env_name, horizon, is_success, make_env, observe
 from lfm_policy.evaluation.executor import map_seeds
-from lfm_policy.evaluation.progress import progress_bar
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.progress import progress_bar
 
 MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to

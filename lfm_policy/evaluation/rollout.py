@@ -18,10 +18,11 @@ import torch
 from lfm_policy.evaluation.environment import check_fit, make_env
 from lfm_policy.evaluation.episode import Actor, Episode, Row, Trajectory, run_episode
 from lfm_policy.evaluation.executor import map_seeds
-from lfm_policy.evaluation.progress import progress_bar
-from lfm_policy.evaluation.report import checkpoint_identity, provenance
+from lfm_policy.evaluation.report import checkpoint_identity
 from lfm_policy.evaluation.statistics import summarise
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.progress import progress_bar
+from lfm_policy.provenance import provenance
 
 # Evaluation seeds begin here, collection seeds at 0: no rollout starts where a demonstration did.
 FIRST_SEED = 100_000

@@ -16,9 +16,9 @@ import numpy as np
 from lfm_policy.evaluation.environment import env_name
 from lfm_policy.evaluation.episode import Row, reproducible, run_episode
 from lfm_policy.evaluation.files import replacing
-from lfm_policy.evaluation.progress import progress_bar
 from lfm_policy.evaluation.rollout import RolloutJob, one_thread
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.progress import progress_bar
 
 SUCCESS, FAILURE, GAP = (46, 160, 67), (207, 52, 44), (255, 255, 255)
 BORDER, SPACE = 4, 4

@@ -167,6 +167,7 @@ class TrainConfig:
         rollout: rollouts during training.
         seed: of weights, data order and noise.
         device: `cpu`, `cuda`, …
+        threads: CPU threads; torch's own choice if not given. One is safest where other programs compute too.
         resume: continue the run in output_dir.
         overwrite: replace the run in output_dir.
         stop_after: stop after that many steps of this session, resumable.
@@ -182,6 +183,7 @@ class TrainConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     seed: int = 0
     device: str = "cpu"
+    threads: int | None = None
     resume: bool = False
     overwrite: bool = False
     stop_after: int | None = None

@@ -1,13 +1,10 @@
-"""What a run tells: JSON lines, TensorBoard and a progress bar."""
+"""What a run tells: JSON lines and TensorBoard."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import IO, Any
-
-from tqdm import tqdm
 
 
 class RunLog:
@@ -35,14 +32,6 @@ class RunLog:
         """Flush and close both."""
         self._file.close()
         self._tensorboard.close()
-
-
-def progress_bar(total: int, done: int) -> tqdm:
-    """A bar over all steps with rate and time left; a line now and then where stderr is no terminal."""
-    interval = 0.5 if sys.stderr.isatty() else 15.0
-    return tqdm(
-        total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=interval, miniters=1
-    )
 
 
 def _lines(file: Path) -> list[str]:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from tqdm import tqdm
 
 from lfm_policy.data.action_space import check_env_version, installed_version
 from lfm_policy.data.demonstrations import Demonstrations
 from lfm_policy.data.normalizer import Normalizer, Statistics
 from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
-from lfm_policy.flow import Fitter, LFMError, named_generator
+from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
 from lfm_policy.flow.random import named_seed
 from lfm_policy.policy import LFMPolicy, PolicySpec, find_checkpoint
 from lfm_policy.policy.lfm import check_horizon
 from lfm_policy.policy.serialization import load_weights, read_description
+from lfm_policy.progress import progress_bar
+from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
-from lfm_policy.training.logging import RunLog, progress_bar
+from lfm_policy.training.logging import RunLog
 from lfm_policy.training.windows import make_windows, split_observation
 
 CONFIG_FILE = "config.yaml"
@@ -46,11 +47,13 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = tqdm.write,
         on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
     ) -> None:
         self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
         self.run_dir = Path(config.output_dir)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         check_output_dir(config)
         check_horizon(config.policy.horizon, config.network)
         train, valid = _read(config, say)
@@ -76,36 +79,41 @@ class Trainer:
             log.close()
 
     def _loop(self, log: RunLog) -> Path:
-        fitter, every, config = self.fitter, self.config.training, self.config
-        last = fitter.steps_done + (config.stop_after or fitter.total_steps)
-        bar = progress_bar(fitter.total_steps, fitter.steps_done)
-        begin, since = time.perf_counter(), fitter.steps_done
+        fitter, every = self.fitter, self.config.training
+        last = fitter.steps_done + (self.config.stop_after or fitter.total_steps)
+        bar = progress_bar("training", fitter.total_steps, done=fitter.steps_done, unit="step")
+        self._logged = (fitter.steps_done, time.perf_counter())
         while not (fitter.done or self.interrupted or fitter.steps_done >= last):
             if fitter.stage_done:
                 bar.set_description(f"pushing the data through sub-flow {fitter.current.n}")
             report = fitter.step()
             self.losses.append(report.loss)
             bar.update()
-            step, ends = fitter.steps_done, fitter.stage_done
+            ends = fitter.stage_done
             if report.step % every.log_every == 0 or ends:
-                rate = (step - since) / (time.perf_counter() - begin)
-                loss = sum(self.losses) / len(self.losses)
-                log.write(
-                    step,
-                    subflow=report.n,
-                    subflow_step=report.step,
-                    loss=loss,
-                    learning_rate=report.learning_rate,
-                    steps_per_second=rate,
-                )
+                loss = self._log_step(log, report)
                 bar.set_description(f"{self._stage_name()}, loss {loss:.4f}", refresh=False)
-                self.losses, begin, since = [], time.perf_counter(), step
             if report.step % every.valid_every == 0 or ends:
                 self._evaluate(log, ends)
             if report.step % every.checkpoint_every == 0 and not fitter.done:
                 self._save(log)
         bar.close()
         return self._save(log)
+
+    def _log_step(self, log: RunLog, report: StepReport) -> float:
+        """Log the mean loss since the last entry; the mean."""
+        step, now = self.fitter.steps_done, time.perf_counter()
+        loss = sum(self.losses) / len(self.losses)
+        log.write(
+            step,
+            subflow=report.n,
+            subflow_step=report.step,
+            loss=loss,
+            learning_rate=report.learning_rate,
+            steps_per_second=(step - self._logged[0]) / (now - self._logged[1]),
+        )
+        self.losses, self._logged = [], (step, now)
+        return loss
 
     def _evaluate(self, log: RunLog, ends: bool) -> None:
         """Held-out loss of the current sub-flow, and the error of sampled chunks once all are trained."""
@@ -214,17 +222,6 @@ def check_output_dir(config: TrainConfig) -> None:
         raise LFMError(f"output_dir: {folder} is a file; give a folder")
     elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
         raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what produced a checkpoint."""
-    found = {"python": platform.python_version()}
-    for package in ("lfm_policy", "torch", "numpy", "robosuite", "mujoco", "gymnasium"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:

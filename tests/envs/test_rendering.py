@@ -66,6 +66,7 @@ def test_frames_follow_a_reset(camera):
 
 def test_missing_opengl_is_named_with_its_remedy(monkeypatch):
     camera = gymnasium.make("lfm/Lift-v0", render_mode="rgb_array")
+
     def broken(size: int) -> None:
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 

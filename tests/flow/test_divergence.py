@@ -50,7 +50,7 @@ def test_chunk_size_does_not_matter(chunk_size: int) -> None:
 @every_network
 def test_hutchinson_is_unbiased_with_the_stated_variance(variant: Variant) -> None:
     """Mean within 4.5 standard errors; variance 2 (‖S‖² - Σ S_ii²) within 5 of its own, from the fourth moment."""
-    count = 2000
+    count = 1000
     f, x = flat_field(variant)
     probes = signs((count, *x.shape), x, generator(0, "probes"))
     J = jacobians(variant)

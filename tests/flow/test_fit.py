@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ def test_average_of_a_constant_weight_is_its_closed_form() -> None:
 def test_averages_decay_begins_at_nothing_and_is_capped() -> None:
     decays = [ema_decay(k) for k in range(300_000)]
     assert decays[0] == 0  # the random weights of the start leave no trace
-    assert all(a <= b for a, b in zip(decays, decays[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(decays))
     assert decays[-1] == 0.9999
     assert decays[999] == pytest.approx(1 - 1000**-0.75)
     assert ema_decay(10, power=2 / 3, maximum=0.5) == 0.5
@@ -65,7 +66,7 @@ def test_learning_rate_warms_up_and_follows_the_cosine_to_zero(warmup: int) -> N
         assert rates[middle] == pytest.approx(1.5)
     assert 0 < rates[steps - 1] < 0.01
     assert rates[steps] == pytest.approx(0, abs=1e-12)  # where the step after the last would be
-    assert all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[warmup:]))
 
 
 def test_learning_rate_may_stay_constant_and_warm_up_never_takes_more_than_half() -> None:

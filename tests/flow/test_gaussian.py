@@ -109,7 +109,8 @@ def test_trained_affine_field_reaches_the_floor(interpolant: str) -> None:
 def test_times_are_beta_distributed(alpha: float, beta: float) -> None:
     matching = Matching(time_alpha=alpha, time_beta=beta)
     t = matching.times(COUNT, torch.zeros(1, dtype=torch.float64), named_generator(0, "t"))
-    assert t.min() >= 0 and t.max() <= 1
+    assert t.min() >= 0
+    assert t.max() <= 1
     law = torch.distributions.Beta(alpha, beta)
     assert abs(t.mean() - law.mean) < 4 * law.stddev / math.sqrt(COUNT)
     # Kolmogorov-Smirnov: sup |F_M - F| > 2 / sqrt(M) has probability 7e-4

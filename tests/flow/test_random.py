@@ -47,7 +47,7 @@ def test_streams_are_the_same_in_a_fresh_process() -> None:
 class OneDevice(TorchFunctionMode):
     """Refuses, as torch does between CPU and CUDA, to draw on another device than the generator's."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         generator, device = (kwargs or {}).get("generator"), torch.device((kwargs or {}).get("device") or "cpu")
         assert generator is None or generator.device == device, func
         return func(*args, **(kwargs or {}))

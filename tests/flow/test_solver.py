@@ -134,7 +134,7 @@ def test_dopri5_refuses_a_velocity_that_is_not_finite() -> None:
     def field(x: Tensor, t: float) -> Tensor:
         return x * (math.nan if t > 0.5 else 1.0)
 
-    with pytest.raises(LFMError, match="non-finite velocity at t = 0.*use rk4"):
+    with pytest.raises(LFMError, match=r"non-finite velocity at t = 0.*use rk4"):
         Solver("dopri5").integrate(field, torch.ones(1, 1), 0.0, 1.0)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lfm_policy.nets import MLP, UNet1d
 from tests.nets.variants import NETWORKS, Variant
@@ -102,6 +104,6 @@ def test_unet_takes_every_horizon_its_stride_divides(horizon: int) -> None:
         (lambda: MLP(2, activation="tanh"), r"network\.activation: 'tanh' is not one of relu, elu"),
     ],
 )
-def test_impossible_sizes_are_refused_by_name(make, message: str) -> None:  # noqa: ANN001
+def test_impossible_sizes_are_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -83,11 +83,12 @@ def test_log_prob_of_a_still_flow_is_the_normals() -> None:
 
 def test_constant_action_dimensions_have_no_jacobian() -> None:
     policy = tiny_policy()
-    base = policy.log_prob(observations(1), torch.zeros(1, TP, DA))
+    solver = Solver("rk4", steps=1)
+    base = policy.log_prob(observations(1), torch.zeros(1, TP, DA), solver)
     normalized = policy.action_normalizer.normalize(torch.zeros(DA))
     policy.action_normalizer.varying[1] = False
     set_normalizer(policy.action_normalizer, -normalized, torch.ones(DA))  # the same normalised chunk
-    got = policy.log_prob(observations(1), torch.zeros(1, TP, DA))
+    got = policy.log_prob(observations(1), torch.zeros(1, TP, DA), solver)
     scale = tiny_policy().action_normalizer.scale
     torch.testing.assert_close(got - base, TP * scale.log().sum()[None], atol=1e-3, rtol=1e-4)
     chunk = policy.predict_action(observations(1), noise())

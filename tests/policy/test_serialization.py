@@ -14,18 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lfm_policy.flow import LFMError
+from lfm_policy.flow import LFMError, Solver
 from lfm_policy.policy import LFMConfig, LFMPolicy, find_checkpoint, load_policy, save_policy
 from tests.policy.tiny import CONFIG, TP, observations, tiny_policy
 
 LOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file
+from lfm_policy.flow import Solver
 from lfm_policy.policy import load_policy
 policy = load_policy(sys.argv[1])
 obs = load_file(sys.argv[1] + "/obs.safetensors")
 chunk = policy.predict_action(obs, torch.Generator().manual_seed(0))
-log_prob = policy.log_prob(obs, torch.zeros_like(chunk))
+log_prob = policy.log_prob(obs, torch.zeros_like(chunk), Solver("rk4", steps=1))
 save_file({"chunk": chunk, "log_prob": log_prob}, sys.argv[1] + "/out.safetensors")
 print(policy.training, *sorted(m for m in ("robosuite", "mujoco", "envs", "lfm_policy.training") if m in sys.modules))
 """
@@ -53,7 +54,7 @@ def test_saved_policy_predicts_the_same_in_a_fresh_process(folder: Path) -> None
     out = load_file(folder / "out.safetensors")
     chunk = policy.predict_action(obs, torch.Generator().manual_seed(0))
     assert torch.equal(out["chunk"], chunk)
-    assert torch.equal(out["log_prob"], policy.log_prob(obs, torch.zeros(3, TP, 3)))
+    assert torch.equal(out["log_prob"], policy.log_prob(obs, torch.zeros(3, TP, 3), Solver("rk4", steps=1)))
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,0 +1,28 @@
+"""The progress bar of long commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {rate_fmt}, {elapsed} < {remaining}{postfix}"
+
+
+def progress_bar(description: str, total: int, shown: bool = True, done: int = 0, unit: str = "episode") -> tqdm[Any]:
+    """A bar on stderr with rate and time left; in a log, where every state is a line, one in half a minute.
+
+    It appears after a moment, so that what fails at once is told in one line.
+    """
+    interval, delay = (0.2, 0.5) if sys.stderr.isatty() else (30, 10)
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=description,
+        unit=unit,
+        bar_format=FORMAT,
+        mininterval=interval,
+        delay=delay,
+        disable=not shown,
+    )

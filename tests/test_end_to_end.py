@@ -1,0 +1,122 @@
+"""Collect, train and roll out in the real simulator, small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from lfm_policy.cli.main import main
+from lfm_policy.data import read_demonstrations
+
+LFM = [sys.executable, "-m", "lfm_policy.cli.main"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo with four demonstrations, a small network and a few steps."""
+    folder = tmp_path_factory.mktemp("demo")
+    config = yaml.safe_load(Path("configs/demo/lift.yaml").read_text())
+    config["network"] = {"channels": [8, 16], "n_groups": 4, "embedding_dim": 8}
+    config["training"] |= {"steps": 5, "warmup_steps": 1, "batch_size": 16}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [*LFM, "demo", "--config", f"{folder}/config.yaml", "--output_dir", f"{folder}/run"]
+    # no film: policies that fail for 400 steps make long ones
+    sizes = ["--n", "4", "--n_rollouts", "3", "--n_procs", "2", "--film", "false"]
+    result = subprocess.run([*command, *sizes], capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+    assert result.returncode == 0, result.stderr
+    (folder / "told.txt").write_text(result.stdout)
+    return folder
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """The episodes of a results file without their timings."""
+    episodes = json.loads(file.read_text())["episodes"]
+    return [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in episodes]
+
+
+def test_the_summary_says_rate_interval_and_where_the_time_went(demo: Path) -> None:
+    summary = json.loads((demo / "run" / "summary.json").read_text())
+    assert summary["n_rollouts"] == 3
+    assert summary["success_rate"] == sum(row["success"] for row in rows(demo / "run" / "rollouts.json")) / 3
+    low, high = summary["wilson95"]
+    assert 0 <= low <= summary["success_rate"] <= high <= 1
+    assert {"collect", "train", "rollout"} <= summary["seconds"].keys()
+    assert sum(summary["seconds"].values()) == pytest.approx(summary["wall_seconds"], abs=0.5)
+    assert "success rate" in (demo / "told.txt").read_text()
+    assert (demo / "run" / "paths.png").stat().st_size > 10_000
+
+
+def test_evaluation_seeds_were_never_used_in_collecting(demo: Path) -> None:
+    with h5py.File(demo / "run" / "data.hdf5") as file:
+        collected = {int(group.attrs["seed"]) for group in file["data"].values()}
+    evaluated = {row["seed"] for row in rows(demo / "run" / "rollouts.json")}
+    assert len(collected) == 4
+    assert not collected & evaluated
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_rollout_rows_do_not_depend_on_processes_or_on_the_run(demo: Path, n_procs: int, tmp_path: Path) -> None:
+    command = [sys.executable, "rollout.py", f"{demo}/run/train", "--n_rollouts", "3", "--seed", "100000"]
+    command += ["--n_procs", str(n_procs), "--json", f"{tmp_path}/rows.json"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert rows(tmp_path / "rows.json") == rows(demo / "run" / "rollouts.json")
+
+
+def test_the_recorded_states_succeed_when_restored(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", f"{demo}/run/data.hdf5", "--replay", "3"]) == 0
+    assert "3 of 3" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_task_is_refused(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollout", f"{demo}/run/train", "--env_id", "lfm/Can-v0", "--n_rollouts", "1"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "checkpoint 10, environment 14" in line
+
+
+def test_a_checkpoint_of_another_action_representation_is_refused(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint says absolute, the environment it names acts on deltas."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    [source] = (demo / "run" / "train" / "checkpoints").glob("step_*")
+    (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    description = json.loads((source / "policy.json").read_text())
+    description["spec"]["action_space"]["representation"] = "absolute"
+    (folder / "policy.json").write_text(json.dumps(description))
+    assert main(["rollout", str(folder), "--n_rollouts", "1"]) == 2
+    line = capsys.readouterr().err
+    assert "representation: checkpoint absolute, environment delta" in line
+    assert line.count("\n") == 1
+
+
+def test_robomimic_reads_the_collected_file_as_we_do(demo: Path) -> None:
+    """Its SequenceDataset, index by index: frame stack 2, sequences of 15, both paddings."""
+    import robomimic.utils.obs_utils as ObsUtils
+    from robomimic.utils.dataset import SequenceDataset
+
+    file = demo / "run" / "data.hdf5"
+    keys = ["object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"]
+    demonstrations = read_demonstrations(file, keys, representation="delta")
+    ObsUtils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": keys}})
+    theirs = SequenceDataset(
+        str(file), keys, ["actions"], frame_stack=2, seq_length=15, pad_frame_stack=True, pad_seq_length=True
+    )
+    windows = demonstrations.windows(2, 16, 1, 14)
+    assert len(theirs) == len(windows)
+    observations, actions = demonstrations.gather(windows, 2)
+    for index in range(0, len(windows), 7):
+        item = theirs[index]
+        np.testing.assert_array_equal(actions[index].numpy(), item["actions"].astype(np.float32))
+        expected = np.hstack([item["obs"][key][:2] for key in keys]).astype(np.float32)
+        np.testing.assert_array_equal(observations[index].numpy(), expected)
