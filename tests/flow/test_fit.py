@@ -175,6 +175,21 @@ def test_initial_diffusion_replaces_the_data_by_their_diffusion(marginals: str) 
         assert abs(z2.mean().item() - 1) < 4.5 / math.sqrt(count)
 
 
+def test_initial_diffusion_of_pushed_samples_is_fresh_for_each_and_a_function_of_the_seed() -> None:
+    """Atoms come out all different, over the batches of the push and the split too."""
+    options = replace(OPTIONS, initial_diffusion=0.4, push_batch_size=5)
+    pushed = []
+    for seed in (0, 0, 1):
+        fitter = Fitter(chain(), TensorSource(torch.zeros(24, 2)), options, seed, TensorSource(torch.zeros(12, 2)))
+        for _ in range(OPTIONS.steps + 1):
+            fitter.step()
+        assert fitter.valid is not None
+        parts = [source.batch(torch.arange(len(source)))[0] for source in (fitter.source, fitter.valid)]
+        pushed.append(torch.cat(parts))
+    assert torch.equal(pushed[0], pushed[1])
+    assert len(torch.cat([pushed[0], pushed[2]]).unique(dim=0)) == 2 * 36
+
+
 def test_held_out_loss_is_that_of_the_average_on_the_same_draws() -> None:
     flow, valid = chain(), TensorSource(samples(11))
     fitter = Fitter(flow, TensorSource(samples()), replace(OPTIONS, push_batch_size=4), valid=valid)

@@ -36,6 +36,16 @@ def test_gradient_reaches_every_parameter_and_every_input(variant: Variant) -> N
         assert weight.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "relu" not in name])  # whose units may rest
+def test_gradient_reaches_every_row_of_every_weight(name: str) -> None:
+    """Half of a layer's outputs may be unused while its weight as a whole has a gradient."""
+    variant = NETWORKS[name]
+    network = variant.build()
+    network(*variant.inputs(8)).pow(2).sum().backward()
+    for weight_name, weight in network.named_parameters():
+        assert (weight.grad.reshape(len(weight), -1).abs().sum(1) > 0).all(), weight_name
+
+
 @every_network
 def test_saved_and_loaded_weights_give_the_same_outputs(variant: Variant, tmp_path: Path) -> None:
     network, other = variant.build(), variant.make()
