@@ -4,7 +4,7 @@ Knows nothing of robots, tables, images or files.
 """
 
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.fit import FitOptions, Fitter, StepReport, fit_local_flow
+from lfm_policy.flow.fit import FitOptions, Fitter, Optimization, StepReport, fit_local_flow
 from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
 from lfm_policy.flow.local_flow import LocalFlow
 from lfm_policy.flow.matching import COUPLINGS, Matching
@@ -23,6 +23,7 @@ __all__ = [
     "LFMError",
     "LocalFlow",
     "Matching",
+    "Optimization",
     "PushedSource",
     "Schedule",
     "Solver",

@@ -23,16 +23,22 @@ WHOLE_CLOCK = 0  # the "sub-flow number" of a stage that trains on all stretches
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """How sub-flows are fitted; `steps`, the learning-rate schedule and the EMA are per network.
+class Optimization:
+    """How one network is optimised.
 
-    The learning rate warms up linearly over `warmup_steps` and then follows `lr_decay` to the last step.
-    `shared_start` = K first trains one network on all stretches together for K steps and copies it N
-    times (no coupling or marginals matter there). `warm_start` begins sub-flow n + 1 with the weights of
-    sub-flow n. `initial_diffusion` = δ replaces the data by its OU diffusion over time δ (Section 4.3).
+    Args:
+        batch_size: samples per step.
+        learning_rate: its peak.
+        beta1: of Adam.
+        beta2: of Adam.
+        weight_decay: of AdamW.
+        warmup_steps: linear warm-up, at most half of all steps.
+        lr_decay: `cosine` to zero at the last step, or `constant`.
+        max_grad_norm: clip gradients to this norm.
+        ema_power: of the EMA's decay 1 - (1 + step)^-power.
+        ema_maximum: largest decay.
     """
 
-    steps: int = 10_000
     batch_size: int = 256
     learning_rate: float = 1e-4
     beta1: float = 0.95
@@ -43,6 +49,18 @@ class FitOptions:
     max_grad_norm: float | None = None
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
+
+
+@dataclass(frozen=True)
+class FitOptions(Optimization):
+    """How sub-flows are fitted; `steps` and all of `Optimization` are per network.
+
+    `shared_start` = K first trains one network on all stretches together for K steps and copies it N
+    times (no coupling or marginals matter there). `warm_start` begins sub-flow n + 1 with the weights of
+    sub-flow n. `initial_diffusion` = δ replaces the data by its OU diffusion over time δ (Section 4.3).
+    """
+
+    steps: int = 10_000
     matching: Matching = field(default_factory=Matching)
     shared_start: int = 0
     warm_start: bool = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from lfm_policy.data.action_space import Representation, Rotation
 from lfm_policy.data.normalizer import Mode
-from lfm_policy.flow import FitOptions, LFMError, Matching, Solver
+from lfm_policy.flow import FitOptions, LFMError, Matching, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import ChainConfig, LFMConfig, UNetConfig
@@ -97,22 +97,12 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Optimization):
     """Optimisation of each network; steps and schedules are per sub-flow.
 
     Args:
         steps: optimiser steps per sub-flow; if not given, `epochs` over the training windows.
         epochs: passes over the training windows per sub-flow, where `steps` is not given.
-        batch_size: windows per step.
-        learning_rate: its peak.
-        beta1: of Adam.
-        beta2: of Adam.
-        weight_decay: of AdamW.
-        warmup_steps: linear warm-up.
-        lr_decay: `cosine` to zero or `constant`.
-        max_grad_norm: clip gradients to this norm.
-        ema_power: of the EMA's decay 1 - (1 + step)^-power.
-        ema_maximum: largest decay.
         log_every: steps between log entries.
         valid_every: steps between held-out evaluations.
         checkpoint_every: steps between checkpoints.
@@ -120,16 +110,6 @@ class TrainingConfig:
 
     steps: int | None = None
     epochs: int = 200
-    batch_size: int = 256
-    learning_rate: float = 1e-4
-    beta1: float = 0.95
-    beta2: float = 0.999
-    weight_decay: float = 1e-6
-    warmup_steps: int = 500
-    lr_decay: Literal["cosine", "constant"] = "cosine"
-    max_grad_norm: float | None = None
-    ema_power: float = 0.75
-    ema_maximum: float = 0.9999
     log_every: int = 50
     valid_every: int = 500
     checkpoint_every: int = 1000
@@ -205,16 +185,7 @@ class TrainConfig:
         t, f = self.training, self.flow
         return FitOptions(
             steps=t.steps if t.steps is not None else -(-t.epochs * n_windows // t.batch_size),
-            batch_size=t.batch_size,
-            learning_rate=t.learning_rate,
-            beta1=t.beta1,
-            beta2=t.beta2,
-            weight_decay=t.weight_decay,
-            warmup_steps=t.warmup_steps,
-            lr_decay=t.lr_decay,
-            max_grad_norm=t.max_grad_norm,
-            ema_power=t.ema_power,
-            ema_maximum=t.ema_maximum,
+            **{entry.name: getattr(t, entry.name) for entry in fields(Optimization)},
             matching=Matching(f.interpolant, f.coupling, f.marginals, f.time_alpha, f.time_beta),
             shared_start=f.shared_start,
             warm_start=f.warm_start,
