@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/lfm demo --config configs/demo/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,13 +10,21 @@ from tqdm import tqdm
 FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {rate_fmt}, {elapsed} < {remaining}{postfix}"
 
 
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A tqdm bar that ends its line whenever it was shown: tqdm itself does so only after `delay`."""
+
+    def display(self, *args: Any, **kwargs: Any) -> bool | None:
+        self.delay = 0
+        return super().display(*args, **kwargs)
+
+
 def progress_bar(description: str, total: int, shown: bool = True, done: int = 0, unit: str = "episode") -> tqdm[Any]:
     """A bar on stderr with rate and time left; in a log, where every state is a line, one in half a minute.
 
     It appears after a moment, so that what fails at once is told in one line.
     """
     interval, delay = (0.2, 0.5) if sys.stderr.isatty() else (30, 10)
-    return tqdm(
+    return Bar(
         total=total,
         initial=done,
         desc=description,

@@ -28,7 +28,8 @@ class OneLineParser(ArgumentParser):
         """Raise the error as one line."""
         text = re.sub(r"\s+", " ", str(message)).strip().removesuffix(".")
         names = [option.removeprefix("--") for action in self._actions for option in action.option_strings]
-        raise LFMError(_wrong_value(text) or _wrong_name(text, names) or _other(text, self.prog))
+        told = _wrong_value(text) or _wrong_name(text, names) or _missing(text, names, self.prog)
+        raise LFMError(told or _other(text, self.prog))
 
 
 def make_parser(prog: str, description: str, with_config: bool = False) -> OneLineParser:
@@ -76,6 +77,15 @@ def _wrong_name(text: str, names: list[str]) -> str | None:
         return None
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"unknown field '{name}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def _missing(text: str, names: list[str], prog: str) -> str | None:
+    """`--output_dir is missing (see `lfm train --help`)`."""
+    found = re.search(r"arguments are required: (.*)$", text)
+    if found is None:
+        return None
+    missing = [f"--{name}" if name in names else name.upper() for name in found[1].split(", ")]
+    return f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing (see `{prog} --help`)"
 
 
 def _other(text: str, prog: str) -> str:

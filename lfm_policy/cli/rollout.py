@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lfm_policy.flow.errors import LFMError
 
@@ -23,7 +23,7 @@ def rollout(
     n_paths: int = 20,
     env_id: str | None = None,
     max_steps: int | None = None,
-    solver: str | None = None,
+    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None,
     solver_steps: int | None = None,
     overwrite: bool = False,
 ) -> int:
@@ -42,7 +42,7 @@ def rollout(
         n_paths: number of episodes in the picture of paths.
         env_id: gymnasium id of another environment than the checkpoint's own; it has to fit.
         max_steps: steps after which an episode ends; default is the environment's own limit.
-        solver: method of the sampler (euler, midpoint, heun, rk4); default is the checkpoint's.
+        solver: method of the sampler; default is the checkpoint's.
         solver_steps: steps of the sampler per sub-flow; default is the checkpoint's.
         overwrite: replace output files that exist.
     """

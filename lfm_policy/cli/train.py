@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from lfm_policy.cli.parser import make_parser
+from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig, Trainer
 
 
@@ -27,12 +29,25 @@ def parse(arguments: list[str], prog: str) -> TrainConfig:
 def train(config: TrainConfig) -> int:
     """Train, and roll out along the way if the config asks for it."""
     trainer = Trainer(config, on_checkpoint=_rollouts(config))
+    if config.rollout.n_rollouts:
+        _check_environment(trainer, config.data.path)
     folder = trainer.run()
     if not trainer.fitter.done:
         print(f"stopped; {folder} is complete up to here, continue with --resume true")
         return 130 if trainer.interrupted else 0
     print(f"trained; checkpoint {folder}")
     return 0
+
+
+def _check_environment(trainer: Trainer, path: str) -> None:
+    """Raise LFMError before training where the rollouts after it could not be done."""
+    from lfm_policy.evaluation.environment import check_fit
+    from lfm_policy.evaluation.rollout import rollout_job
+
+    if not trainer.policy.spec.env_id:
+        raise LFMError(f"{path}: names no environment that is registered; set rollout.n_rollouts: 0")
+    with contextlib.closing(rollout_job(trainer.policy, path).make_env()) as env:
+        check_fit(trainer.policy.spec, env, path)
 
 
 def _rollouts(config: TrainConfig) -> Any:

@@ -20,6 +20,8 @@ from lfm_policy.flow.errors import LFMError
 def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     """Open for reading; LFMError if the file is missing, no HDF5, truncated, or fails while it is read."""
     path = Path(path)
+    if path.is_dir():
+        raise LFMError(f"{path}: is a folder; give the path of a robomimic HDF5 dataset")
     if not path.is_file():
         raise LFMError(f"{path}: no such file; give the path of a robomimic HDF5 dataset")
     try:
@@ -34,10 +36,16 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
 
 
 def demo_names(file: h5py.File) -> list[str]:
-    """The demonstrations by the number after `demo_`, or by name; groups of other things are left out."""
+    """The demonstrations by the number after `demo_`, or by name; groups of other things are left out.
+
+    LFMError if there is none.
+    """
     groups = [name for name, item in file["data"].items() if isinstance(item, h5py.Group)]
     numbered = [name for name in groups if name.startswith("demo")]
-    return sorted(numbered or [name for name in groups if "actions" in file["data"][name]], key=_number_then_name)
+    names = numbered or [name for name in groups if "actions" in file["data"][name]]
+    if not names:
+        raise LFMError(f"{file.filename}: has no demonstration under `data`; record some with `lfm collect`")
+    return sorted(names, key=_number_then_name)
 
 
 def _number_then_name(name: str) -> tuple[bool, int, str]:

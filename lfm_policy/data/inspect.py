@@ -13,7 +13,6 @@ import numpy as np
 from lfm_policy.data import checks, hdf5
 from lfm_policy.data.action_space import arm_controller, same_version
 from lfm_policy.data.checks import Array, Finding
-from lfm_policy.flow.errors import LFMError
 
 # Rates of change jump where bodies touch; that is no fault.
 RATE_KEYS = ("vel", "acc")
@@ -70,8 +69,6 @@ def inspect_file(path: str | Path, installed: str | None = None) -> Report:
     """
     with hdf5.open_hdf5(path) as file:
         demos = hdf5.demo_names(file)
-        if not demos:
-            raise LFMError(f"{path}: has no demonstration under `data`; record some with `lfm collect`")
         masks, env_args = hdf5.masks(file), hdf5.read_env_args(file)
         contents = _read(file, demos)
         bookkeeping = _find_bookkeeping(file, contents.lengths, env_args, installed)

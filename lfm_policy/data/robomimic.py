@@ -74,7 +74,7 @@ def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None
         wanted = hdf5.in_order(file, names, "names")
         chosen = [name for name in wanted if name in set(chosen)]
     if not chosen:
-        raise LFMError(f"{file.filename}: no demonstration to read (filter key {filter_key}, names {names})")
+        raise LFMError(f"{file.filename}: mask/{filter_key} holds none of {', '.join(names or ())}; choose others")
     return chosen
 
 
@@ -165,17 +165,18 @@ def split_episodes(names: Sequence[str], valid_fraction: float, seed: int) -> tu
     return train, [name for index, name in enumerate(names) if index in drawn]
 
 
-def dataset_identity(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of its data: file name, SHA-256 of names and actions, sizes, env_args."""
+def dataset_identity(path: str | Path, keys: Sequence[str] = ("actions",)) -> dict[str, Any]:
+    """What a checkpoint says of its data: file name, SHA-256 of names and of the datasets `keys`, sizes, env_args."""
     digest = hashlib.sha256()
     with hdf5.open_hdf5(path) as file:
         names = hdf5.demo_names(file)
         n_frames = 0
         for name in names:
-            actions = np.ascontiguousarray(hdf5.find_dataset(file["data"][name], "actions")[()], dtype="<f8")
-            digest.update(f"{name} {actions.shape}\n".encode())
-            digest.update(actions.tobytes())
-            n_frames += len(actions)
+            for key in keys:
+                values = np.ascontiguousarray(hdf5.find_dataset(file["data"][name], key)[()], dtype="<f8")
+                digest.update(f"{name} {key} {values.shape}\n".encode())
+                digest.update(values.tobytes())
+            n_frames += len(file["data"][name][keys[0]])
         return {
             "file": Path(path).name,
             "sha256": digest.hexdigest(),

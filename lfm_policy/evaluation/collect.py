@@ -89,7 +89,8 @@ def demonstrate(env: gymnasium.Env, seed: int, limit: int | None) -> Demonstrati
     try:
         expert = inner.make_expert(seed)
     except ValueError as error:
-        raise LFMError(f"environment {env_name(env)}: {error}") from error
+        told = str(error).removeprefix(f"{env_name(env)}: ")
+        raise LFMError(f"environment {env_name(env)}: {told}") from error
     while not expert.done and (limit is None or len(steps) < limit):
         state = inner.get_state()
         action = np.array(expert.act(), dtype=inner.action_space.dtype)

@@ -140,4 +140,6 @@ def _registered(env_id: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    told = " ".join(str(error).split()).removesuffix(".")
+    # gymnasium appends all keyword arguments, which fills the screen
+    return told.partition(" was raised from the environment creator")[0]

@@ -23,6 +23,8 @@ def check_outputs(outputs: Mapping[str, str | None], overwrite: bool) -> None:
             raise LFMError(f"--{option} {name}: is a folder; give a file name")
         if not path.parent.is_dir():
             raise LFMError(f"--{option} {name}: folder {path.parent} does not exist; create it first")
+        if not os.access(path.parent, os.W_OK):
+            raise LFMError(f"--{option} {name}: folder {path.parent} cannot be written; choose another")
         if path.exists() and not overwrite:
             raise LFMError(f"--{option} {name}: exists already; choose another name or set --overwrite true")
         other = seen.setdefault(path.resolve(), option)
@@ -38,12 +40,17 @@ def check_suffix(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its suffix; renamed to `path` on success, removed otherwise."""
+    """A temporary name beside `path`, with its suffix; renamed to `path` on success, removed otherwise.
+
+    LFMError on a full disk or a folder without permission.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise LFMError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
 

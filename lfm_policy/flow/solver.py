@@ -74,9 +74,9 @@ class Solver:
     def __post_init__(self) -> None:
         if self.method not in (*FIXED_STEP, "dopri5"):
             known = ", ".join((*FIXED_STEP, "dopri5"))
-            raise LFMError(f"solver.method: '{self.method}' is not one of {known}")
+            raise LFMError(f"sampler.method: '{self.method}' is not one of {known}")
         if self.steps < 1:
-            raise LFMError(f"solver.steps: {self.steps} must be at least 1")
+            raise LFMError(f"sampler.steps: {self.steps} must be at least 1")
 
     @property
     def evaluations(self) -> int | None:
@@ -108,13 +108,13 @@ def _integrate_adaptive(f: Field, x: Tensor, t0: float, t1: float, solver: Solve
         evaluations += 1
         if evaluations > solver.max_evaluations:
             raise LFMError(
-                f"solver.max_evaluations: {solver.max_evaluations} evaluations did not reach "
-                f"rtol {solver.rtol:g}; loosen it or use solver.method: rk4"
+                f"sampler.max_evaluations: {solver.max_evaluations} evaluations did not reach "
+                f"rtol {solver.rtol:g}; loosen it or use sampler.method: rk4"
             )
         now = t.detach().item()
         velocity = f(state, now)
         if not torch.isfinite(velocity).all():
-            raise LFMError(f"solver.method: dopri5 met a non-finite velocity at t = {now:.4f}; use rk4")
+            raise LFMError(f"sampler.method: dopri5 met a non-finite velocity at t = {now:.4f}; use rk4")
         return velocity
 
     # float64 times: in float32 a small step would vanish against t
@@ -124,7 +124,7 @@ def _integrate_adaptive(f: Field, x: Tensor, t0: float, t1: float, solver: Solve
         options = {"norm": _worst_sample_norm, "step_t": times[1:]}
         result = odeint(guarded, x, times, rtol=solver.rtol, atol=solver.atol, method="dopri5", options=options)
     except AssertionError as error:
-        raise LFMError(f"solver.method: dopri5 failed ({error}); loosen solver.rtol or use rk4") from error
+        raise LFMError(f"sampler.method: dopri5 failed ({error}); loosen sampler.rtol or use rk4") from error
     return result[-1]
 
 

@@ -59,7 +59,8 @@ def load_weights(policy: LFMPolicy, folder: Path) -> None:
     try:
         policy.load_state_dict(load_file(folder / MODEL_FILE))
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        lines = str(error).splitlines()  # torch heads its list of misfits with a line that names none
+        reason = lines[min(1, len(lines) - 1)].strip().rstrip(".")
         raise LFMError(f"{folder / MODEL_FILE}: cannot be read ({reason}); use another checkpoint") from error
 
 

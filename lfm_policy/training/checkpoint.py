@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     file = folder / STATE_FILE
     try:
         return torch.load(file, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise LFMError(
-            f"{file}: cannot be read ({str(error).splitlines()[0]}); start anew with --overwrite true"
-        ) from error
+    except Exception as error:  # a damaged file raises whatever its bytes happen to mean
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise LFMError(f"{file}: cannot be read ({cause}); start anew with --overwrite true") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,6 +13,66 @@ from lfm_policy.flow import FitOptions, LFMError, Matching, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import ChainConfig, LFMConfig, UNetConfig
+
+# What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "1 or more",
+        lambda value: value >= 1,
+        (
+            "policy.n_obs_steps",
+            "policy.horizon",
+            "policy.n_action_steps",
+            "network.kernel_size",
+            "network.n_groups",
+            "network.embedding_dim",
+            "flow.n_subflows",
+            "flow.push_steps",
+            "training.steps",
+            "training.epochs",
+            "training.batch_size",
+            "training.log_every",
+            "training.valid_every",
+            "training.checkpoint_every",
+            "rollout.every",
+            "rollout.n_procs",
+            "threads",
+            "stop_after",
+        ),
+    ),
+    (
+        "positive and finite",
+        lambda value: 0 < value < math.inf,
+        (
+            "flow.c",
+            "flow.rho",
+            "flow.time_alpha",
+            "flow.time_beta",
+            "training.learning_rate",
+            "training.max_grad_norm",
+        ),
+    ),
+    (
+        "0 or more and finite",
+        lambda value: 0 <= value < math.inf,
+        (
+            "data.max_memory_gb",
+            "flow.shared_start",
+            "flow.initial_diffusion",
+            "training.weight_decay",
+            "training.warmup_steps",
+            "training.ema_power",
+            "rollout.n_rollouts",
+            "rollout.seed",
+        ),
+    ),
+    (
+        "0 or more and below 1",
+        lambda value: 0 <= value < 1,
+        ("data.valid_fraction", "training.beta1", "training.beta2"),
+    ),
+    ("0 to 1", lambda value: 0 <= value <= 1, ("training.ema_maximum",)),
+)
 
 LOW_DIM_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
@@ -173,6 +235,17 @@ class TrainConfig:
             raise LFMError("data.path: no dataset given; add --data.path FILE")
         if self.resume and self.overwrite:
             raise LFMError("resume, overwrite: both are true; choose one")
+        twice = [key for key in self.data.obs_keys if self.data.obs_keys.count(key) > 1]
+        if twice:
+            raise LFMError(f"data.obs_keys: names {twice[0]} twice; name each observation once")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        values = _flat(self.to_dict())
+        for told, fits, names in RANGES:
+            for name in names:
+                if values[name] is not None and not fits(values[name]):
+                    raise LFMError(f"{name}: {values[name]} must be {told}")
 
     def lfm(self) -> LFMConfig:
         """What builds the policy."""

@@ -16,7 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from lfm_policy.data.action_space import check_env_version, installed_version
-from lfm_policy.data.demonstrations import Demonstrations
+from lfm_policy.data.demonstrations import Demonstrations, action_key
 from lfm_policy.data.normalizer import Normalizer, Statistics
 from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
 from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
@@ -27,7 +27,7 @@ from lfm_policy.policy.serialization import load_weights, read_description
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
-from lfm_policy.training.config import TrainConfig
+from lfm_policy.training.config import DataConfig, TrainConfig
 from lfm_policy.training.logging import RunLog
 from lfm_policy.training.windows import make_windows, split_observation
 
@@ -54,10 +54,11 @@ class Trainer:
         self.run_dir = Path(config.output_dir)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        check_device(config.device)
         check_output_dir(config)
         check_horizon(config.policy.horizon, config.network)
+        self.dataset = _identity(config.data)
         train, valid = _read(config, say)
-        self.dataset = dataset_identity(config.data.path)
         self.policy = _build_policy(config, train).to(config.device)
         self.train = make_windows(train, self.policy)
         self.valid = make_windows(valid, self.policy) if valid else None
@@ -189,9 +190,12 @@ class Trainer:
             for part in RUN_PARTS:
                 path = self.run_dir / part
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
         config = {**self.config.to_dict(), "resume": False, "overwrite": False, "stop_after": None}
-        (self.run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+        except OSError as error:
+            raise LFMError(f"output_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -224,6 +228,22 @@ def check_output_dir(config: TrainConfig) -> None:
         raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
 
 
+def check_device(device: str) -> None:
+    """Raise LFMError where torch has no such device on this machine."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LFMError(f"device: '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu") from error
+
+
+def _identity(data: DataConfig) -> dict[str, Any]:
+    """The dataset's identity, which rests on all that is learned from, once its robosuite version is accepted."""
+    identity = dataset_identity(data.path, [action_key(data.representation), *(f"obs/{key}" for key in data.obs_keys)])
+    if data.check_version:
+        check_env_version(data.path, identity["env_args"], installed_version())
+    return identity
+
+
 def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
     data = config.data
     split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
@@ -244,9 +264,7 @@ def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstratio
         )
     train, valid = parts
     if train is None:
-        raise LFMError(f"{data.path}: no demonstration is left to train on; lower data.valid_fraction")
-    if data.check_version:
-        check_env_version(data.path, train.env_args, installed_version())
+        raise LFMError(f"{data.path}: mask/train holds none of data.filter_key {data.filter_key}; choose another")
     return train, valid
 
 

@@ -1,0 +1,10 @@
+"""One thread for each process of the suite: two that wait for each other beside other tests are slower than one."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+torch.set_num_threads(1)
