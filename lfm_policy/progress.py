@@ -10,7 +10,7 @@ from tqdm import tqdm
 FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {rate_fmt}, {elapsed} < {remaining}{postfix}"
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):
     """A tqdm bar that ends its line whenever it was shown: tqdm itself does so only after `delay`."""
 
     def display(self, *args: Any, **kwargs: Any) -> bool | None:

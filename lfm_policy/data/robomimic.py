@@ -58,8 +58,8 @@ def read_demonstrations(
         gigabytes = sum(lengths) * (sum(obs_dims) + action_space.dim) * 4 / 1e9
         lazy = gigabytes > max_memory_gb
         (on_size or logger.info)(
-            f"{path}: {len(chosen)} demonstrations, {sum(lengths)} frames of {sum(obs_dims)} + "
-            f"{action_space.dim} numbers, {gigabytes * 1e3:.3g} MB, "
+            f"{path}: {len(chosen)} demonstration{'' if len(chosen) == 1 else 's'}, {sum(lengths)} frames of "
+            f"{sum(obs_dims)} + {action_space.dim} numbers, {gigabytes * 1e3:.3g} MB, "
             + ("read from the file lazily" if lazy else "held in memory")
         )
         common = (Path(path), tuple(chosen), lengths, tuple(obs_keys), obs_dims, env_args, action_space)

@@ -195,7 +195,9 @@ class Trainer:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             (self.run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
         except OSError as error:
-            raise LFMError(f"output_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
+            raise LFMError(
+                f"output_dir: {self.run_dir} cannot be written ({error.strerror}); choose another"
+            ) from error
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -248,7 +250,7 @@ def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstratio
     data = config.data
     split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
     parts: list[Demonstrations | None] = []
-    for names in split:
+    for part, names in zip(("to train on", "held out"), split, strict=True):
         parts.append(
             read_demonstrations(
                 data.path,
@@ -257,7 +259,7 @@ def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstratio
                 rotation=data.rotation,
                 names=names,
                 max_memory_gb=data.max_memory_gb,
-                on_size=say,
+                on_size=lambda size, part=part: say(f"{part}: {size}"),  # type: ignore[misc]
             )
             if names
             else None

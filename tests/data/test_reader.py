@@ -208,6 +208,15 @@ def test_identity_follows_the_actions_not_the_file(dataset: Path, tmp_path: Path
     assert dataset_identity(copy)["sha256"] != identity["sha256"]
 
 
+def test_identity_follows_the_datasets_it_is_asked_for(dataset: Path, tmp_path: Path) -> None:
+    keys = ["actions_abs", "obs/object"]
+    copy = Path(shutil.copy(dataset, tmp_path / "copy.hdf5"))
+    change(copy, "data/demo_9/actions", np.zeros((39, 7)))
+    assert dataset_identity(copy, keys)["sha256"] == dataset_identity(dataset, keys)["sha256"]
+    change(copy, "data/demo_9/obs/object", np.zeros((39, 10)))
+    assert dataset_identity(copy, keys)["sha256"] != dataset_identity(dataset, keys)["sha256"]
+
+
 def test_environment_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
@@ -224,7 +233,7 @@ def test_environment_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "no.hdf5").startswith(f"{tmp_path}/no.hdf5: no such file")
-    assert "no such file" in refused(tmp_path)
+    assert "is a folder" in refused(tmp_path)
 
 
 def test_no_hdf5(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.txt", "old")]
 
 
+def test_a_folder_that_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LFMError, match=r"none/x\.json: cannot be written \(No such file or directory\)"):
+        write_json(tmp_path / "none" / "x.json", {})
+
+
 def test_json_is_read_back_and_has_a_line_for_each_row(tmp_path: Path) -> None:
     values = {
         "name": "ü",

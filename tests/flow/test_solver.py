@@ -140,18 +140,18 @@ def test_dopri5_refuses_a_velocity_that_is_not_finite() -> None:
 
 def test_dopri5_stops_at_its_limit_of_evaluations() -> None:
     solver = Solver("dopri5", rtol=1e-10, atol=1e-10, max_evaluations=30)
-    with pytest.raises(LFMError, match=r"solver\.max_evaluations: 30 evaluations did not reach rtol 1e-10"):
+    with pytest.raises(LFMError, match=r"sampler\.max_evaluations: 30 evaluations did not reach rtol 1e-10"):
         solver.integrate(lambda x, t: torch.cos(200 * x) * 50, torch.ones(1, 1, dtype=torch.float64), 0.0, 1.0)
 
 
 def test_dopri5_says_when_its_step_vanishes() -> None:
     """dx/dt = x² from 2 blows up at t = 1/2: torchdiffeq's assertion becomes one line of ours."""
-    with pytest.raises(LFMError, match=r"solver\."):
+    with pytest.raises(LFMError, match=r"sampler\."):
         Solver("dopri5").integrate(lambda x, t: x**2, torch.full((1, 1), 2.0, dtype=torch.float64), 0.0, 1.0)
 
 
 @pytest.mark.parametrize("setting", [{"method": "rk5"}, {"steps": 0}])
 def test_unknown_settings_are_refused_by_name(setting: dict) -> None:
     (name, value), *_ = setting.items()
-    with pytest.raises(LFMError, match=rf"solver\.{name}: '?{value}"):
+    with pytest.raises(LFMError, match=rf"sampler\.{name}: '?{value}"):
         Solver(**setting)

@@ -107,7 +107,7 @@ def test_missing_weights_and_weights_of_another_size_are_refused_by_file(folder:
     name = "flow.fields.0.out.1.bias"
     for change in ({name: torch.zeros(99)}, {"surplus": torch.zeros(1)}):
         save_file(tensors | change, folder / "model.safetensors")
-        with pytest.raises(LFMError, match=r"model\.safetensors: cannot be read"):
+        with pytest.raises(LFMError, match=r"model\.safetensors: cannot be read \((?!Error\(s\) in loading)"):
             load_policy(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(LFMError, match=r"model\.safetensors: cannot be read"):

@@ -47,7 +47,18 @@ MISTAKES = {
     "field": (["--flow.ro", "1"], ["flow.ro", "flow.rho"]),
     "value": (["--training.batch_size", "many"], ["training.batch_size", "many"]),
     "choice": (["--flow.interpolant", "straight"], ["flow.interpolant", "straight", "ot"]),
-    "number": (["--training.batch_size", "0"], ["batch_size", "0"]),
+    "number": (["--training.batch_size", "0"], ["training.batch_size", "0", "1 or more"]),
+    "rate": (["--training.learning_rate", ".nan"], ["training.learning_rate", "nan", "positive"]),
+    "never logged": (["--training.log_every", "0"], ["training.log_every", "0"]),
+    "momentum": (["--training.beta1", "1.5"], ["training.beta1", "1.5", "below 1"]),
+    "step size": (["--flow.c", "-1"], ["flow.c", "-1", "positive"]),
+    "kernel": (["--network.kernel_size", "-1"], ["network.kernel_size", "-1"]),
+    "no groups": (["--network.n_groups", "0"], ["network.n_groups", "0"]),
+    "threads": (["--threads", "0"], ["threads", "0"]),
+    "device": (["--device", "abacus"], ["device", "abacus", "cpu"]),
+    "rollouts": (["--rollout.n_rollouts", "-1"], ["rollout.n_rollouts", "-1"]),
+    "one key twice": (["--data.obs_keys", "[object, object]"], ["data.obs_keys", "object", "twice"]),
+    "no such folder": (["--output_dir", "/proc/run"], ["output_dir", "/proc/run"]),
     "coupling": (["--flow.coupling", "common"], ["flow.coupling", "flow.marginals: exact"]),
     "rotation": (["--data.rotation", "rotation_6d"], ["data.rotation", "data.representation: absolute"]),
     "both": (["--resume", "true", "--overwrite", "true"], ["resume", "overwrite"]),
@@ -119,6 +130,28 @@ def test_a_mistake_does_not_cost_the_run_that_was_to_be_overwritten(
     capsys.readouterr()
     refused(capsys, config, "--overwrite", "true", "--data.obs_keys", "[nothing]")
     assert load_policy(tmp_path / "run").spec.horizon == 8
+
+
+def test_rollouts_that_cannot_be_done_are_refused_before_training(
+    capsys: pytest.CaptureFixture[str], config: Path, data: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    write_robomimic_file(data, {f"demo_{k}": episode(rng, 20) for k in range(3)}, None)
+    line = refused(capsys, config, "--rollout.n_rollouts", "1")
+    assert "data.hdf5" in line
+    assert "rollout.n_rollouts: 0" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"junk\n", b"\x80\x02junk"])
+def test_a_damaged_training_state_is_named(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, content: bytes
+) -> None:
+    assert run("train", ["--config", str(config), "--stop_after", "4"], "train_policy.py") == 0
+    capsys.readouterr()
+    (tmp_path / "run/checkpoints/step_4/training_state.pt").write_bytes(content)
+    line = refused(capsys, config, "--resume", "true")
+    assert "step_4/training_state.pt" in line
+    assert "--overwrite true" in line
 
 
 def test_an_unfinished_policy_is_not_loaded(tmp_path: Path, data: Path) -> None:
