@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 COMMANDS = {
     "collect": "record demonstrations of an environment's scripted expert",
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"lfm_policy {metadata.version('lfm_policy')}")
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:

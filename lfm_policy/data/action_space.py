@@ -144,7 +144,7 @@ def same_version(env_args: Mapping[str, Any], installed: str | None) -> bool:
     recorded = env_args.get("env_version")
     if not recorded or installed is None or env_args.get("type", 1) != 1:
         return True
-    return _major_minor(recorded) == _major_minor(installed)
+    return major_minor(recorded) == major_minor(installed)
 
 
 def installed_version(package: str = "robosuite") -> str | None:
@@ -155,7 +155,8 @@ def installed_version(package: str = "robosuite") -> str | None:
         return None
 
 
-def _major_minor(version: str) -> tuple[int, ...]:
+def major_minor(version: str) -> tuple[int, ...]:
+    """(1, 5) of "1.5.2": what decides whether observations and actions mean the same."""
     return tuple(int(number) for number in re.findall(r"\d+", str(version))[:2])
 
 

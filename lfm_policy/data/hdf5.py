@@ -27,7 +27,9 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("data"), h5py.Group):
-                raise LFMError(f"{path}: has no group `data` (it has {_listed(file)}); not a robomimic dataset")
+                raise LFMError(
+                    f"{path}: has no group `data` (it has {_listed(file)}); not a robomimic dataset, give one"
+                )
             yield file
     # h5py tells of damage by whichever of these its C library was near
     except (OSError, RuntimeError, KeyError) as error:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from lfm_policy.data.action_space import ActionSpace
+from lfm_policy.data.action_space import ActionSpace, major_minor
 from lfm_policy.data.plugins import register_environments
 from lfm_policy.flow.errors import LFMError
 
@@ -123,13 +123,9 @@ def _action_differences(spec: Spec, env: gymnasium.Env) -> list[str]:
 
 def _version_differences(spec: Spec, env: gymnasium.Env) -> list[str]:
     version = (getattr(env.unwrapped, "env_args", None) or {}).get("env_version")
-    if not version or not spec.env_version or _major_minor(version) == _major_minor(spec.env_version):
+    if not version or not spec.env_version or major_minor(version) == major_minor(spec.env_version):
         return []
     return [f"simulator version: checkpoint {spec.env_version}, environment {version}"]
-
-
-def _major_minor(version: str) -> list[str]:
-    return str(version).split(".")[:2]
 
 
 def _registered(env_id: str) -> str:

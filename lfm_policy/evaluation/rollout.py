@@ -171,7 +171,8 @@ def rollout_job(
     env_id = env_id or policy.spec.env_id
     if not env_id:
         raise LFMError(f"{origin}: names no environment; give --env_id")
-    arguments = {**policy.spec.env_kwargs, **(env_kwargs or {})}
+    own = policy.spec.env_kwargs if env_id == policy.spec.env_id else {}
+    arguments = {**own, **(env_kwargs or {})}
     return RolloutJob(
         source or partial(_itself, policy),
         origin,

@@ -74,7 +74,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("type") != TYPE:
         raise LFMError(f"{file}: describes no policy of type {TYPE}; use another checkpoint")
     if description.get("format") != FORMAT:
-        raise LFMError(f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads")
+        raise LFMError(
+            f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads; train anew"
+        )
     return description
 
 

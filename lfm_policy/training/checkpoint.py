@@ -19,18 +19,19 @@ STATE_FILE = "training_state.pt"
 def save_checkpoint(run: Path, step: int, policy: LFMPolicy, state: dict[str, Any], facts: dict[str, Any]) -> Path:
     """Write `run/checkpoints/step_<step>` under a temporary name, rename it, then remove older ones.
 
-    A crash at any moment leaves the old checkpoint, the new one, or both; never half of one.
+    A crash at any moment leaves the old checkpoint, the new one, or both; never half of one. One of this
+    step that is there already is complete and the same, and is left alone.
     """
     folder = run / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     temporary, final = folder / f"tmp-{os.getpid()}", folder / f"step_{step}"
+    if final.exists():
+        return final
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         torch.save(state, temporary / STATE_FILE)
         save_policy(policy, temporary, step=step, **facts)
-        if final.exists():
-            shutil.rmtree(final)
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

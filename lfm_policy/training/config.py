@@ -238,6 +238,10 @@ class TrainConfig:
         twice = [key for key in self.data.obs_keys if self.data.obs_keys.count(key) > 1]
         if twice:
             raise LFMError(f"data.obs_keys: names {twice[0]} twice; name each observation once")
+        if self.sampler.evaluations is None:
+            raise LFMError(
+                f"sampler.method: {self.sampler.method} takes no fixed time, which a control loop needs; use midpoint"
+            )
         self._check_ranges()
 
     def _check_ranges(self) -> None:

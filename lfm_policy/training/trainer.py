@@ -15,20 +15,16 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from lfm_policy.data.action_space import check_env_version, installed_version
-from lfm_policy.data.demonstrations import Demonstrations, action_key
-from lfm_policy.data.normalizer import Normalizer, Statistics
-from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
 from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
-from lfm_policy.flow.random import named_seed
-from lfm_policy.policy import LFMPolicy, PolicySpec, find_checkpoint
+from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.lfm import check_horizon
 from lfm_policy.policy.serialization import load_weights, read_description
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
-from lfm_policy.training.config import DataConfig, TrainConfig
+from lfm_policy.training.config import TrainConfig
 from lfm_policy.training.logging import RunLog
+from lfm_policy.training.setup import build_policy, check_device, check_output_dir, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
 
 CONFIG_FILE = "config.yaml"
@@ -57,15 +53,16 @@ class Trainer:
         check_device(config.device)
         check_output_dir(config)
         check_horizon(config.policy.horizon, config.network)
-        self.dataset = _identity(config.data)
-        train, valid = _read(config, say)
-        self.policy = _build_policy(config, train).to(config.device)
+        self.dataset = identify(config.data)
+        train, valid = read(config, say)
+        self.policy = build_policy(config, train).to(config.device)
         self.train = make_windows(train, self.policy)
         self.valid = make_windows(valid, self.policy) if valid else None
         options = config.fit_options(len(self.train))
         self.fitter = Fitter(self.policy.flow, self.train, options, config.seed, self.valid)
         self.losses: list[float] = []  # since the last log entry
         self.interrupted = False
+        self._logged = (0, time.perf_counter())  # step and moment of the last log entry
         if config.resume:
             self._resume()
 
@@ -172,7 +169,9 @@ class Trainer:
         description = read_description(folder)
         changed = self.config.differences(description["config"])
         if changed:
-            raise LFMError(f"{folder}: cannot resume with another config ({'; '.join(changed)})")
+            raise LFMError(
+                f"{folder}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
+            )
         if description["dataset"]["sha256"] != self.dataset["sha256"]:
             raise LFMError(
                 f"{self.config.data.path}: is not the dataset that {folder} was trained on "
@@ -217,89 +216,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def check_output_dir(config: TrainConfig) -> None:
-    """Raise LFMError where a run would be overwritten unasked, or where there is none to resume."""
-    folder = Path(config.output_dir)
-    if config.resume:
-        find_checkpoint(folder)
-    elif folder.exists() and not folder.is_dir():
-        raise LFMError(f"output_dir: {folder} is a file; give a folder")
-    elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
-
-
-def check_device(device: str) -> None:
-    """Raise LFMError where torch has no such device on this machine."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise LFMError(f"device: '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu") from error
-
-
-def _identity(data: DataConfig) -> dict[str, Any]:
-    """The dataset's identity, which rests on all that is learned from, once its robosuite version is accepted."""
-    identity = dataset_identity(data.path, [action_key(data.representation), *(f"obs/{key}" for key in data.obs_keys)])
-    if data.check_version:
-        check_env_version(data.path, identity["env_args"], installed_version())
-    return identity
-
-
-def _read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
-    data = config.data
-    split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
-    parts: list[Demonstrations | None] = []
-    for part, names in zip(("to train on", "held out"), split, strict=True):
-        parts.append(
-            read_demonstrations(
-                data.path,
-                data.obs_keys,
-                representation=data.representation,
-                rotation=data.rotation,
-                names=names,
-                max_memory_gb=data.max_memory_gb,
-                on_size=lambda size, part=part: say(f"{part}: {size}"),  # type: ignore[misc]
-            )
-            if names
-            else None
-        )
-    train, valid = parts
-    if train is None:
-        raise LFMError(f"{data.path}: mask/train holds none of data.filter_key {data.filter_key}; choose another")
-    return train, valid
-
-
-def _build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
-    try:
-        env_id = env_id_of(train.env_args, config.data.path)
-    except LFMError:
-        env_id = ""  # one's own robot: trained without a simulator, rolled out with --env_id
-    spec = PolicySpec(
-        observation=tuple(zip(train.obs_keys, train.obs_dims, strict=True)),
-        action_space=train.action_space,
-        n_obs_steps=config.policy.n_obs_steps,
-        horizon=config.policy.horizon,
-        n_action_steps=config.policy.n_action_steps,
-        env_id=env_id,
-        env_kwargs=_env_kwargs(train),
-        env_version=str(train.env_args.get("env_version", "")),
-    )
-    policy = LFMPolicy(spec, config.lfm(), named_seed(config.seed, "weights"))
-    observations = Statistics.of(obs for obs, _ in train.frames())
-    actions = Statistics.of(act for _, act in train.frames())
-    policy.observation_normalizer = _normalizer(observations, config.data.observation_normalizer)
-    policy.action_normalizer = _normalizer(actions, config.data.action_normalizer)
-    return policy
-
-
-def _env_kwargs(train: Demonstrations) -> dict[str, Any]:
-    """What makes the dataset's environment take the actions that the policy learns."""
-    kwargs, space = dict(train.env_args.get("env_kwargs", {})), train.action_space
-    if space.controller:
-        kwargs |= {"representation": space.representation, "rotation": space.rotation}
-    return kwargs
-
-
-def _normalizer(statistics: Statistics, mode: Any) -> Normalizer:
-    return Normalizer.from_statistics(statistics.min, statistics.max, statistics.mean, statistics.std, mode)

@@ -145,7 +145,7 @@ def test_another_sampler_changes_cost_and_chunk_but_not_the_weights() -> None:
     assert not torch.equal(policy.predict_action(observations(1), noise()), chunk)
     assert policy.with_sampler("euler").nfe == 12
     assert all(torch.equal(policy.state_dict()[name], value) for name, value in weights.items())
-    with pytest.raises(LFMError, match=r"solver\.steps: 0"):
+    with pytest.raises(LFMError, match=r"sampler\.steps: 0"):
         policy.with_sampler(steps=0)
     with pytest.raises(LFMError, match=r"sampler\.method: dopri5 has no fixed number of evaluations"):
         _ = policy.with_sampler("dopri5").nfe

@@ -60,6 +60,7 @@ MISTAKES = {
     "one key twice": (["--data.obs_keys", "[object, object]"], ["data.obs_keys", "object", "twice"]),
     "no such folder": (["--output_dir", "/proc/run"], ["output_dir", "/proc/run"]),
     "coupling": (["--flow.coupling", "common"], ["flow.coupling", "flow.marginals: exact"]),
+    "adaptive sampler": (["--sampler.method", "dopri5"], ["sampler.method", "dopri5", "midpoint"]),
     "rotation": (["--data.rotation", "rotation_6d"], ["data.rotation", "data.representation: absolute"]),
     "both": (["--resume", "true", "--overwrite", "true"], ["resume", "overwrite"]),
     "nothing to resume": (["--resume", "true"], ["run", "does not exist"]),

@@ -1,0 +1,108 @@
+"""What a run needs before its first step: checks, demonstrations, an untrained policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfm_policy.data.action_space import check_env_version, installed_version
+from lfm_policy.data.demonstrations import Demonstrations, action_key
+from lfm_policy.data.normalizer import Mode, Normalizer, Statistics
+from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
+from lfm_policy.flow import LFMError
+from lfm_policy.flow.random import named_seed
+from lfm_policy.policy import LFMPolicy, PolicySpec, find_checkpoint
+from lfm_policy.training.config import DataConfig, TrainConfig
+
+
+def check_output_dir(config: TrainConfig) -> None:
+    """Raise LFMError where a run would be overwritten unasked, or where there is none to resume."""
+    folder = Path(config.output_dir)
+    if config.resume:
+        find_checkpoint(folder)
+    elif folder.exists() and not folder.is_dir():
+        raise LFMError(f"output_dir: {folder} is a file; give a folder")
+    elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
+
+
+def check_device(device: str) -> None:
+    """Raise LFMError where torch has no such device on this machine."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LFMError(f"device: '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu") from error
+
+
+def identify(data: DataConfig) -> dict[str, Any]:
+    """The dataset's identity, which rests on all that is learned from, once its robosuite version is accepted."""
+    identity = dataset_identity(data.path, [action_key(data.representation), *(f"obs/{key}" for key in data.obs_keys)])
+    if data.check_version:
+        check_env_version(data.path, identity["env_args"], installed_version())
+    return identity
+
+
+def read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
+    """Demonstrations to train on and those held out (None without any); `say` hears of their sizes first."""
+    data = config.data
+    split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
+    parts: list[Demonstrations | None] = []
+    for part, names in zip(("to train on", "held out"), split, strict=True):
+        parts.append(
+            read_demonstrations(
+                data.path,
+                data.obs_keys,
+                representation=data.representation,
+                rotation=data.rotation,
+                names=names,
+                max_memory_gb=data.max_memory_gb,
+                on_size=lambda size, part=part: say(f"{part}: {size}"),  # type: ignore[misc]
+            )
+            if names
+            else None
+        )
+    train, valid = parts
+    if train is None:
+        raise LFMError(f"{data.path}: mask/train holds none of data.filter_key {data.filter_key}; choose another")
+    return train, valid
+
+
+def build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
+    """An untrained policy whose spec and normalisers are those of the demonstrations it will learn from."""
+    try:
+        env_id = env_id_of(train.env_args, config.data.path)
+    except LFMError:
+        env_id = ""  # one's own robot: trained without a simulator, rolled out with --env_id
+    spec = PolicySpec(
+        observation=tuple(zip(train.obs_keys, train.obs_dims, strict=True)),
+        action_space=train.action_space,
+        n_obs_steps=config.policy.n_obs_steps,
+        horizon=config.policy.horizon,
+        n_action_steps=config.policy.n_action_steps,
+        env_id=env_id,
+        env_kwargs=_env_kwargs(train),
+        env_version=str(train.env_args.get("env_version", "")),
+    )
+    policy = LFMPolicy(spec, config.lfm(), named_seed(config.seed, "weights"))
+    observations, actions = Statistics(spec.observation_dim), Statistics(spec.action_space.dim)
+    for episode_observations, episode_actions in train.frames():  # once: the file may be larger than memory
+        observations.update(episode_observations)
+        actions.update(episode_actions)
+    policy.observation_normalizer = _normalizer(observations, config.data.observation_normalizer)
+    policy.action_normalizer = _normalizer(actions, config.data.action_normalizer)
+    return policy
+
+
+def _env_kwargs(train: Demonstrations) -> dict[str, Any]:
+    """What makes the dataset's environment take the actions that the policy learns."""
+    kwargs, space = dict(train.env_args.get("env_kwargs", {})), train.action_space
+    if space.controller:
+        kwargs |= {"representation": space.representation, "rotation": space.rotation}
+    return kwargs
+
+
+def _normalizer(statistics: Statistics, mode: Mode) -> Normalizer:
+    return Normalizer.from_statistics(statistics.min, statistics.max, statistics.mean, statistics.std, mode)
