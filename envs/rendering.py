@@ -36,7 +36,8 @@ def _gl_context(size: int) -> Any:
         from mujoco.glfw import GLContext
     else:
         from mujoco.egl import GLContext
-    return GLContext(size, size)
+    # mujoco's destructor reads _context even where its constructor failed, and would print a traceback
+    return type("QuietGLContext", (GLContext,), {"_context": None})(size, size)
 
 
 class _Canvas:

@@ -78,6 +78,19 @@ def test_missing_opengl_is_named_with_its_remedy(monkeypatch):
     assert "eglQueryString" in str(caught.value)
 
 
+def test_opengl_that_cannot_start_is_one_line_and_no_traceback():
+    """Drivers hidden, as on a machine without any: also what mujoco prints when it cleans up after itself."""
+    code = (
+        "import gymnasium, envs\n"
+        "env = gymnasium.make('lfm/Lift-v0', render_mode='rgb_array'); env.reset(seed=0)\n"
+        "try: env.render()\nexcept RuntimeError as error: print(error)\n"
+    )
+    result = run(code, __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent", MUJOCO_GL="egl")
+    [line] = result.stdout.splitlines()
+    assert "libegl1 libegl-mesa0 libgl1-mesa-dri" in line
+    assert "Traceback" not in result.stderr
+
+
 def test_opengl_that_breaks_the_import_of_mujoco_is_named_too():
     code = "import gymnasium, envs\ntry: gymnasium.make('lfm/Lift-v0')\nexcept RuntimeError as error: print(error)\n"
     [line] = run(code, MUJOCO_GL="nonsense").stdout.splitlines()
