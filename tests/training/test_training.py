@@ -27,7 +27,7 @@ CONFIGS = sorted(Path("configs").glob("*/*.yaml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=str)
 def test_every_config_of_the_repository_is_valid(file: Path) -> None:
     arguments = ["--config", str(file), "--output_dir", "run", "--data.path", "file.hdf5"]
-    parse(arguments, "lfm train").fit_options(1000)
+    assert parse(arguments, "lfm train").fit_options(1000).steps > 0
 
 
 def test_the_paper_config_of_lift_has_table_a3_numbers() -> None:
