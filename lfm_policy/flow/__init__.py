@@ -6,6 +6,7 @@ Knows nothing of robots, tables, images or files.
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.fit import FitOptions, Fitter, Optimization, StepReport, fit_local_flow
 from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
+from lfm_policy.flow.likelihood import Likelihood, converged_log_prob
 from lfm_policy.flow.local_flow import LocalFlow
 from lfm_policy.flow.matching import COUPLINGS, Matching
 from lfm_policy.flow.parallel import fit_in_parallel
@@ -21,6 +22,7 @@ __all__ = [
     "FitOptions",
     "Fitter",
     "LFMError",
+    "Likelihood",
     "LocalFlow",
     "Matching",
     "Optimization",
@@ -30,6 +32,7 @@ __all__ = [
     "Source",
     "StepReport",
     "TensorSource",
+    "converged_log_prob",
     "fit_in_parallel",
     "fit_local_flow",
     "interpolate",

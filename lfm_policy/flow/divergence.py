@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 VelocityAndDivergence = Callable[[Tensor], tuple[Tensor, Tensor]]
+MEMORY = 2**27  # bytes that the reverse passes of one piece may take: beyond the caches more is not faster
 
 
 def exact_divergence(f: Callable[[Tensor], Tensor], chunk_size: int = 64) -> VelocityAndDivergence:
-    """x (B, d) -> velocity (B, d) and exact divergence (B,).
+    """x (B, d) -> velocity (B, d) and exact divergence (B, 1).
 
     One reverse pass per dimension, vectorised `chunk_size` dimensions at a time: memory grows with
     chunk_size, not with d. Samples must not influence each other inside f.
@@ -21,24 +22,46 @@ def exact_divergence(f: Callable[[Tensor], Tensor], chunk_size: int = 64) -> Vel
         velocity, pullback, *_ = torch.func.vjp(f, x)
         basis = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         divergence = torch.zeros_like(x[:, 0])
+        first = 0
         for rows in basis.split(chunk_size):
             cotangents = rows[:, None, :].expand(-1, *x.shape)
             jacobian_rows = torch.vmap(lambda c: pullback(c)[0])(cotangents)
-            divergence = divergence + torch.einsum("kbd,kd->b", jacobian_rows, rows)
-        return velocity, divergence
+            divergence = divergence + jacobian_rows.diagonal(first, 0, 2).sum(1)  # row k of the chunk, column first + k
+            first += len(rows)
+        return velocity, divergence[:, None]
 
     return evaluate
 
 
 def hutchinson_divergence(f: Callable[[Tensor], Tensor], probes: Tensor) -> VelocityAndDivergence:
-    """x (B, d) -> velocity (B, d) and an unbiased estimate (B,) from Rademacher `probes` (K, B, d).
+    """x (B, d) -> velocity (B, d) and K unbiased estimates (B, K) from Rademacher `probes` (K, B, d).
 
-    The mean of K estimates εᵀ J ε; their variance is 2 (‖S‖² - Σ S_ii²) / K with S = (J + Jᵀ)/2.
+    Each is εᵀ J ε, with variance 2 (‖S‖² - Σ S_ii²) where S = (J + Jᵀ)/2; their mean has a K-th of it.
     """
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         velocity, pullback, *_ = torch.func.vjp(f, x)
         products = torch.vmap(lambda probe: pullback(probe)[0])(probes)
-        return velocity, (products * probes).sum(-1).mean(0)
+        return velocity, (products * probes).sum(-1).T
 
     return evaluate
+
+
+def bytes_per_sample(f: Callable[[Tensor], Tensor], x: Tensor, parameters: nn.Module) -> int:
+    """Bytes that autograd keeps of one evaluation of f at one sample x (1, ...), the weights not counted.
+
+    A reverse pass handles tensors of these sizes, so that many bytes times samples times vectorised
+    rows bounds what it takes.
+    """
+    weights = {weight.untyped_storage().data_ptr() for weight in parameters.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        f(x.detach().requires_grad_())
+    return max(1, sum(kept.values()))

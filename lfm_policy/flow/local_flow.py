@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lfm_policy.flow.divergence import exact_divergence, hutchinson_divergence
+from lfm_policy.flow.divergence import MEMORY, bytes_per_sample, exact_divergence, hutchinson_divergence
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.random import normal, signs
 from lfm_policy.flow.schedule import Schedule
 from lfm_policy.flow.solver import Field, Solver
+
+
+ROWS = 64  # dimensions whose reverse passes are vectorised together before samples are split off
 
 
 def stretch_velocity(
@@ -94,6 +97,37 @@ class LocalFlow(nn.Module):
         noise = normal(shape, next(self.parameters()), generator)
         return self.pull(noise, cond, solver)
 
+    def push_with_log_det(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        solver: Solver | None = None,
+        probes: Tensor | None = None,
+        subflows: Sequence[int] | None = None,
+        memory: int = MEMORY,
+    ) -> tuple[Tensor, Tensor]:
+        """x pushed on (B, *shape), and log |det| of the push's Jacobian in nats (Eq. 26).
+
+        The exact trace (B, 1), or with Rademacher `probes` (K, B, d) Hutchinson's K estimates (B, K), each
+        with one probe all along the path. Works in pieces whose reverse passes stay below `memory` bytes.
+        The default solver is RK4 with 8 steps per sub-flow; `subflows` names other n, in their order.
+        """
+        solver = solver or Solver("rk4", steps=8)
+        chosen = range(1, self.n_subflows + 1) if subflows is None else subflows
+        columns = 1 if probes is None else len(probes)
+        piece, rows = self._pieces(x, cond, probes, memory)
+        ends, log_dets = [], []
+        for i in range(0, max(1, len(x)), piece):
+            part = slice(i, i + piece)
+            signs_part = None if probes is None else probes[:, part]
+            augmented = self._augmenter(x.shape[1:], None if cond is None else cond[part], signs_part, rows)
+            state = nn.functional.pad(x[part].flatten(1), (0, columns))
+            for n in chosen:
+                state = solver.integrate(augmented(n), state, 0.0, 1.0)
+            ends.append(state[:, :-columns].reshape(-1, *x.shape[1:]))
+            log_dets.append(state[:, -columns:])
+        return torch.cat(ends), torch.cat(log_dets)
+
     def log_prob(
         self,
         x: Tensor,
@@ -102,33 +136,50 @@ class LocalFlow(nn.Module):
         n_probes: int = 0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log p(x) (B,) in nats: log N(x_N; 0, I) plus the divergence along the push (Eq. 26).
+        """log p(x) (B,) in nats: log N(x_N; 0, I) plus the log |det| of the push (Eq. 26).
 
-        The exact trace with `n_probes` = 0, else Hutchinson's estimate from that many fixed Rademacher
-        probes. The default solver is RK4 with 8 steps per sub-flow.
+        The exact trace with `n_probes` = 0, else the mean of Hutchinson's estimates from that many fixed
+        Rademacher probes. The default solver is RK4 with 8 steps per sub-flow; `converged_log_prob` finds
+        out how many are enough.
         """
-        solver = solver or Solver("rk4", steps=8)
-        flat, shape = x.flatten(1), x.shape
-        probes = signs((n_probes, *flat.shape), flat, generator) if n_probes else None
-        state = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=1)
-        for n in range(1, self.n_subflows + 1):
-            state = solver.integrate(self._augmented(n, shape, cond, probes), state, 0.0, 1.0)
-        end, divergence = state[:, :-1], state[:, -1]
-        log_normal = -0.5 * end.pow(2).sum(1) - 0.5 * end.shape[1] * math.log(2 * math.pi)
-        return log_normal + divergence
+        probes = signs((n_probes, *x.flatten(1).shape), x, generator) if n_probes else None
+        end, log_det = self.push_with_log_det(x, cond, solver, probes)
+        return log_standard_normal(end) + log_det.mean(1)
 
     def _field(self, n: int, cond: Tensor | None) -> Field:
         return lambda x, t: self.velocity(n, x, t, cond)
 
-    def _augmented(self, n: int, shape: torch.Size, cond: Tensor | None, probes: Tensor | None) -> Field:
-        """Field of the state [x, ∫ div v] (B, d + 1)."""
+    def _pieces(self, x: Tensor, cond: Tensor | None, probes: Tensor | None, memory: int) -> tuple[int, int]:
+        """Samples of a piece, and how many of its dimensions' reverse passes are vectorised together."""
+        dim = x.shape[1:].numel()
+        if len(x) == 0 or x.device.type == "meta":
+            return max(1, len(x)), dim
+        one = None if cond is None else cond[:1]
+        each = bytes_per_sample(lambda y: self.velocity(1, y, 0.5, one), x[:1], self)
+        together = min(dim, ROWS) if probes is None else len(probes)
+        piece = min(len(x), max(1, memory // (each * together)))
+        return piece, max(1, min(dim, memory // (each * piece)))
 
-        def field(state: Tensor, t: float) -> Tensor:
-            def v(x: Tensor) -> Tensor:
-                return self.velocity(n, x.reshape(shape), t, cond).flatten(1)
+    def _augmenter(
+        self, shape: torch.Size, cond: Tensor | None, probes: Tensor | None, rows: int
+    ) -> Callable[[int], Field]:
+        """Sub-flow n -> field of the state [x, ∫ div v] (B, d + K)."""
 
-            evaluate = exact_divergence(v) if probes is None else hutchinson_divergence(v, probes)
-            velocity, divergence = evaluate(state[:, :-1])
-            return torch.cat([velocity, divergence[:, None]], dim=1)
+        def augmented(n: int) -> Field:
+            def field(state: Tensor, t: float) -> Tensor:
+                def v(x: Tensor) -> Tensor:
+                    return self.velocity(n, x.reshape(-1, *shape), t, cond).flatten(1)
 
-        return field
+                evaluate = exact_divergence(v, rows) if probes is None else hutchinson_divergence(v, probes)
+                columns = 1 if probes is None else len(probes)
+                return torch.cat(evaluate(state[:, :-columns]), dim=1)
+
+            return field
+
+        return augmented
+
+
+def log_standard_normal(x: Tensor) -> Tensor:
+    """log N(x; 0, I) (B,) in nats of x (B, *shape)."""
+    flat = x.flatten(1)
+    return -0.5 * flat.pow(2).sum(1) - 0.5 * flat.shape[1] * math.log(2 * math.pi)

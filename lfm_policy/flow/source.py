@@ -73,8 +73,11 @@ class BatchOrder:
         first = step * self.batch_size
         epochs = range(first // self.count, (first + self.batch_size - 1) // self.count + 1)
         self._kept = {e: self._kept[e] if e in self._kept else self._order(e) for e in epochs}
-        start = first % self.count
-        return torch.cat(list(self._kept.values()))[start : start + self.batch_size]
+        parts = [
+            order[max(0, first - epoch * self.count) : first + self.batch_size - epoch * self.count]
+            for epoch, order in self._kept.items()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)  # an epoch's order is long: it is not copied
 
     def _order(self, epoch: int) -> Tensor:
         generator = named_generator(self.seed, "order", *self.index, epoch)
