@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lfm_policy.flow.ema import ema_decay, ema_update
+from lfm_policy.flow.ema import EMA, ema_decay
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow, stretch_velocity
 from lfm_policy.flow.matching import Matching, Regression, draw_whole_clock, matching_loss, ou_transition
@@ -33,7 +33,9 @@ class Optimization:
         beta2: of Adam.
         weight_decay: of AdamW.
         warmup_steps: linear warm-up, at most half of all steps.
-        lr_decay: `cosine` to zero at the last step, or `constant`.
+        lr_decay: `cosine` to zero at the last step, `constant`, or `step`: times `lr_factor` every `lr_every` steps.
+        lr_factor: of `step`.
+        lr_every: of `step`.
         max_grad_norm: clip gradients to this norm.
         ema_power: of the EMA's decay 1 - (1 + step)^-power.
         ema_maximum: largest decay.
@@ -45,7 +47,9 @@ class Optimization:
     beta2: float = 0.999
     weight_decay: float = 1e-6
     warmup_steps: int = 500
-    lr_decay: Literal["cosine", "constant"] = "cosine"
+    lr_decay: Literal["cosine", "constant", "step"] = "cosine"
+    lr_factor: float = 0.99
+    lr_every: int = 1000
     max_grad_norm: float | None = None
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
@@ -69,14 +73,14 @@ class FitOptions(Optimization):
     push_batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "push_batch_size"):
+        for name in ("steps", "batch_size", "learning_rate", "push_batch_size", "lr_factor", "lr_every"):
             if getattr(self, name) <= 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
         for name in ("warmup_steps", "shared_start", "initial_diffusion"):
             if getattr(self, name) < 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must not be negative")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise LFMError(f"lr_decay: '{self.lr_decay}' is not one of cosine, constant")
+        if self.lr_decay not in ("cosine", "constant", "step"):
+            raise LFMError(f"lr_decay: '{self.lr_decay}' is not one of cosine, constant, step")
 
 
 class Stage(NamedTuple):
@@ -176,9 +180,14 @@ class Fitter:
             total += loss.item() * len(index)
         return total / len(self.valid)
 
+    def end_stage(self) -> None:
+        """Let the current stage be over now: the next step begins the next one (early stopping)."""
+        self.stages[self.stage] = Stage(self.current.n, self.step_in_stage)
+
     def state_dict(self) -> dict[str, Any]:
         """What continues the run, beside the flow's own weights."""
         return {
+            "stages": [tuple(stage) for stage in self.stages],
             "stage": self.stage,
             "step_in_stage": self.step_in_stage,
             "network": self.network.state_dict(),
@@ -188,6 +197,7 @@ class Fitter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; the flow's weights must have been restored before."""
         self._sources = self._data
+        self.stages = [Stage(*stage) for stage in state.get("stages", self.stages)]
         for stage in self.stages[: state["stage"]]:
             self._push_sources(stage.n)
         self.stage, self.step_in_stage = state["stage"], state["step_in_stage"]
@@ -206,6 +216,7 @@ class Fitter:
             weight_decay=options.weight_decay,
             fused=True,
         )
+        self.ema = EMA(self.flow.field(max(n, 1)), self.network)
         self.order = BatchOrder(len(self.source), options.batch_size, self.seed, n)
 
     def _next_stage(self) -> None:
@@ -244,7 +255,7 @@ class Fitter:
         if n <= 1 or matching.marginals == "exact":
             x = self._diffused(x, generator)
         if n == WHOLE_CLOCK:
-            return draw_whole_clock(x, generator)
+            return draw_whole_clock(x, self.flow.schedule, generator)
         return matching.draw(x, n, self.flow.schedule, generator)
 
     def _velocity(self, network: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
@@ -261,10 +272,9 @@ class Fitter:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if options.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), options.max_grad_norm)
+            nn.utils.clip_grad_norm_(self.ema.current, options.max_grad_norm)
         self.optimizer.step()
-        decay = ema_decay(k, options.ema_power, options.ema_maximum)
-        ema_update(self.flow.field(max(self.current.n, 1)), self.network, decay)
+        self.ema.update(ema_decay(k, options.ema_power, options.ema_maximum))
         return rate
 
 
@@ -282,6 +292,8 @@ def learning_rate(options: FitOptions, step: int, steps: int) -> float:
         return options.learning_rate * (step + 1) / warmup
     if options.lr_decay == "constant":
         return options.learning_rate
+    if options.lr_decay == "step":
+        return options.learning_rate * options.lr_factor ** (step // options.lr_every)
     progress = (step - warmup) / max(1, steps - warmup)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +35,26 @@ class Likelihood:
     def log_prob(self) -> Tensor:
         """log p(x) (B,)."""
         return self.boundaries[:, -1]
+
+    @classmethod
+    def cat(cls, parts: Sequence[Likelihood]) -> Likelihood:
+        """The likelihoods of several batches as those of one."""
+        errors = [part.probe_error for part in parts if part.probe_error is not None]
+        return cls(
+            torch.cat([part.boundaries for part in parts]),
+            torch.cat([part.change for part in parts]),
+            torch.cat([part.steps for part in parts]),
+            torch.cat(errors) if errors else None,
+        )
+
+    def cpu(self) -> Likelihood:
+        """The same in main memory."""
+        error = None if self.probe_error is None else self.probe_error.cpu()
+        return Likelihood(self.boundaries.cpu(), self.change.cpu(), self.steps.cpu(), error)
+
+    def shifted(self, log_det: float) -> Likelihood:
+        """The same in other units, whose affine map to these has the log |det| `log_det`."""
+        return replace(self, boundaries=self.boundaries + log_det)
 
     @property
     def mean_change(self) -> float:

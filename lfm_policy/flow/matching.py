@@ -101,13 +101,17 @@ class Matching:
             )
 
 
-def draw_whole_clock(x: Tensor, generator: torch.Generator) -> Regression:
+def draw_whole_clock(x: Tensor, schedule: Schedule, generator: torch.Generator) -> Regression:
     """Regression over all stretches together: data and noise on the circle, t is the chain's clock τ.
 
     x_τ = cos(πτ/2) x_0 + sin(πτ/2) z is the OU marginal at clock τ with common noise, and the target is
-    velocity per unit of the clock: what a shared start or shared weights train on.
+    velocity per unit of the clock: what a shared start or shared weights train on. Every stretch gets the
+    same share of the samples, as it does when sub-flows train one by one.
     """
-    noise, t = normal(x.shape, x, generator), uniform(len(x), x, generator)
+    noise, u = normal(x.shape, x, generator), uniform(len(x), x, generator) * schedule.n_subflows
+    n = u.long().clamp(max=schedule.n_subflows - 1)  # rounding may take u to N itself
+    clock = torch.tensor(schedule.clock, dtype=x.dtype, device=x.device)
+    t = torch.lerp(clock[n], clock[n + 1], u - n)
     between, target = interpolate("trigonometric", x, noise, t, math.pi / 2)
     return Regression(between, t, target)
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from lfm_policy.flow import COUPLINGS, FitOptions, Fitter, LFMError, LocalFlow, Matching, Schedule, TensorSource
@@ -115,13 +116,23 @@ def test_common_noise_lowers_the_noise_of_the_target(n: int) -> None:
 
 def test_whole_clock_draws_the_ou_marginal_at_every_reading() -> None:
     """I_τ has the law at OU time -log cos(πτ/2): standardised by it, it is N(0, I)."""
-    problem = draw_whole_clock(GAUSSIAN.sample(COUNT, generator(4, "data")), generator(4, "draw"))
+    problem = draw_whole_clock(GAUSSIAN.sample(COUNT, generator(4, "data")), SCHEDULE, generator(4, "draw"))
     alpha = torch.cos(math.pi / 2 * problem.t)
     covariance = alpha[:, None, None] ** 2 * (GAUSSIAN.covariance - torch.eye(2)) + torch.eye(2)
     roots = torch.linalg.cholesky(covariance)
     centred = problem.x - alpha[:, None] * GAUSSIAN.mean
     whitened = torch.linalg.solve_triangular(roots, centred[..., None], upper=False)[..., 0]
     assert z_scores(whitened, torch.zeros(2), torch.eye(2, dtype=torch.float64)).abs().max() < 5
+
+
+def test_whole_clock_gives_every_stretch_the_same_share_of_uniform_times() -> None:
+    """Counts within 4.5 standard deviations of COUNT/N, and uniform within each by Kolmogorov and Smirnov."""
+    t = draw_whole_clock(torch.zeros(COUNT, 1), SCHEDULE, generator(6, "draw")).t
+    n = SCHEDULE.n_subflows
+    for start, end in itertools.pairwise(SCHEDULE.clock):
+        inside = t[(t >= start) & (t < end)]
+        assert abs(len(inside) - COUNT / n) < 4.5 * math.sqrt(COUNT * (n - 1)) / n
+        assert stats.kstest(((inside - start) / (end - start)).numpy(), "uniform").pvalue > 1e-4
 
 
 def test_whole_clock_regresses_to_every_stretchs_own_velocity() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lfm_policy.flow import FitOptions, Fitter, LFMError, LocalFlow, Matching, Schedule, TensorSource, fit_local_flow
 from lfm_policy.flow import named_generator as generator
-from lfm_policy.flow.ema import ema_decay, ema_update
+from lfm_policy.flow.ema import EMA, ema_decay
 from lfm_policy.flow.fit import learning_rate
 from lfm_policy.nets import MLP
 
@@ -37,9 +37,9 @@ def test_average_of_a_constant_weight_is_its_closed_form() -> None:
     nn.init.zeros_(average.weight)
     nn.init.constant_(current.weight, 2.0)
     current.running_mean.fill_(7.0)
-    left = 1.0
+    left, ema = 1.0, EMA(average, current)
     for decay in (0.0, 0.3, 0.9, 0.5):
-        ema_update(average, current, decay)
+        ema.update(decay)
         left *= decay
         torch.testing.assert_close(average.weight.data, torch.full((3,), 2.0 * (1 - left)).double())
     assert torch.equal(average.running_mean, current.running_mean)

@@ -61,7 +61,7 @@ def test_every_draw_is_made_on_the_generators_device() -> None:
         for coupling in ("fresh", "common", "independent"):
             problem = Matching("ot", coupling, "exact").draw(x, 1, Schedule((0.2,)), g)
             assert {value.device.type for value in problem} == {"meta"}
-        assert draw_whole_clock(x, g).target.device.type == "meta"
+        assert draw_whole_clock(x, Schedule((0.5,)), g).target.device.type == "meta"
         assert flow.sample((4, 2), generator=g).device.type == "meta"
         assert flow.log_prob(x, n_probes=2, generator=g).device.type == "meta"
 
