@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lfm_policy.flow import LFMError
-from lfm_policy.policy import LFMPolicy, save_policy
 from lfm_policy.policy.serialization import CHECKPOINTS
 
 STATE_FILE = "training_state.pt"
 
 
-def save_checkpoint(run: Path, step: int, policy: LFMPolicy, state: dict[str, Any], facts: dict[str, Any]) -> Path:
+def save_checkpoint(run: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
     """Write `run/checkpoints/step_<step>` under a temporary name, rename it, then remove older ones.
+
+    `write` fills the folder with the model; `state` is what resumes its training.
 
     A crash at any moment leaves the old checkpoint, the new one, or both; never half of one. One of this
     step that is there already is complete and the same, and is left alone.
@@ -31,7 +33,7 @@ def save_checkpoint(run: Path, step: int, policy: LFMPolicy, state: dict[str, An
     temporary.mkdir()
     try:
         torch.save(state, temporary / STATE_FILE)
-        save_policy(policy, temporary, step=step, **facts)
+        write(temporary)
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,6 +13,7 @@ from lfm_policy.flow import FitOptions, LFMError, Matching, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import ChainConfig, LFMConfig, UNetConfig
+from lfm_policy.training.folder import differences, flat, plain
 
 # What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -233,8 +234,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data.path:
             raise LFMError("data.path: no dataset given; add --data.path FILE")
-        if self.resume and self.overwrite:
-            raise LFMError("resume, overwrite: both are true; choose one")
         twice = [key for key in self.data.obs_keys if self.data.obs_keys.count(key) > 1]
         if twice:
             raise LFMError(f"data.obs_keys: names {twice[0]} twice; name each observation once")
@@ -245,7 +244,7 @@ class TrainConfig:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        values = _flat(self.to_dict())
+        values = flat(self.to_dict())
         for told, fits, names in RANGES:
             for name in names:
                 if values[name] is not None and not fits(values[name]):
@@ -272,11 +271,10 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields whose values would make a resumed run another run, as `field: old, now new`."""
-        old, new = _flat(other), _flat(self.to_dict())
         free: tuple[str, ...] = (
             "output_dir",
             "resume",
@@ -287,18 +285,4 @@ class TrainConfig:
             "training.log_",
         )
         free += ("training.valid_", "training.checkpoint_", "data.max_memory")
-        fields = [name for name in {**old, **new} if not name.startswith(free)]
-        return [f"{n}: was {old.get(n)}, now {new.get(n)}" for n in fields if old.get(n) != new.get(n)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        return differences(other, self.to_dict(), free)

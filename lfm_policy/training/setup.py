@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +13,8 @@ from lfm_policy.data.normalizer import Mode, Normalizer, Statistics
 from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
 from lfm_policy.flow import LFMError
 from lfm_policy.flow.random import named_seed
-from lfm_policy.policy import LFMPolicy, PolicySpec, find_checkpoint
+from lfm_policy.policy import LFMPolicy, PolicySpec
 from lfm_policy.training.config import DataConfig, TrainConfig
-
-
-def check_output_dir(config: TrainConfig) -> None:
-    """Raise LFMError where a run would be overwritten unasked, or where there is none to resume."""
-    folder = Path(config.output_dir)
-    if config.resume:
-        find_checkpoint(folder)
-    elif folder.exists() and not folder.is_dir():
-        raise LFMError(f"output_dir: {folder} is a file; give a folder")
-    elif not config.overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
 
 
 def check_device(device: str) -> None:

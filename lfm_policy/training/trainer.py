@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.lfm import check_horizon
-from lfm_policy.policy.serialization import load_weights, read_description
+from lfm_policy.policy.serialization import load_weights, read_description, save_policy
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
+from lfm_policy.training.folder import Interruption, check_output_dir, prepare_folder
 from lfm_policy.training.logging import RunLog
-from lfm_policy.training.setup import build_policy, check_device, check_output_dir, identify, read
+from lfm_policy.training.setup import build_policy, check_device, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
 
-CONFIG_FILE = "config.yaml"
-RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", "checkpoints")
 SAMPLED_WINDOWS = 256  # held-out windows whose sampled chunks are compared with the demonstrated ones
 
 
@@ -51,7 +45,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         check_device(config.device)
-        check_output_dir(config)
+        check_output_dir(config.output_dir, config.resume, config.overwrite, find_checkpoint)
         check_horizon(config.policy.horizon, config.network)
         self.dataset = identify(config.data)
         train, valid = read(config, say)
@@ -61,17 +55,17 @@ class Trainer:
         options = config.fit_options(len(self.train))
         self.fitter = Fitter(self.policy.flow, self.train, options, config.seed, self.valid)
         self.losses: list[float] = []  # since the last log entry
-        self.interrupted = False
+        self._interruption = Interruption()
         self._logged = (0, time.perf_counter())  # step and moment of the last log entry
         if config.resume:
             self._resume()
 
     def run(self) -> Path:
         """Train to the end (or `stop_after`, or Ctrl-C); returns the newest checkpoint's folder."""
-        self._prepare_folder()
+        prepare_folder(self.run_dir, self.config.to_dict(), self.config.overwrite)
         log = RunLog(self.run_dir, self.fitter.steps_done)
         try:
-            with self._interruptible():
+            with self._interruption.listening():
                 return self._loop(log)
         finally:
             log.close()
@@ -139,6 +133,11 @@ class Trainer:
         return (normalize(predicted) - normalize(actions.to(predicted.device))).pow(2).mean().item()
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the run."""
+        return self._interruption.asked
+
+    @property
     def _complete(self) -> bool:
         """Whether every sub-flow has been trained, or is the last one in training."""
         return self.fitter.stage == len(self.fitter.stages) - 1
@@ -157,7 +156,10 @@ class Trainer:
             "versions": versions(),
         }
         state = {"fitter": fitter.state_dict(), "losses": self.losses}
-        folder = save_checkpoint(self.run_dir, fitter.steps_done, self.policy, state, facts)
+        step = fitter.steps_done
+        folder = save_checkpoint(
+            self.run_dir, step, state, lambda folder: save_policy(self.policy, folder, step=step, **facts)
+        )
         if self._complete and self.on_checkpoint:
             values = self.on_checkpoint(folder, fitter.steps_done, fitter.done)
             if values:
@@ -183,36 +185,3 @@ class Trainer:
         self.fitter.load_state_dict(state["fitter"])
         self.losses = state["losses"]
         self.say(f"resumed at step {self.fitter.steps_done} of {self.fitter.total_steps}")
-
-    def _prepare_folder(self) -> None:
-        if self.config.overwrite:
-            for part in RUN_PARTS:
-                path = self.run_dir / part
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        config = {**self.config.to_dict(), "resume": False, "overwrite": False, "stop_after": None}
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
-        except OSError as error:
-            raise LFMError(
-                f"output_dir: {self.run_dir} cannot be written ({error.strerror}); choose another"
-            ) from error
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one stops at once."""
-
-        def ask(signum: int, frame: object) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread only
-            return
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

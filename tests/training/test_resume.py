@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
-from lfm_policy.training import checkpoint as checkpoint_module
+from lfm_policy.training import trainer as trainer_module
 from lfm_policy.training.checkpoint import STATE_FILE, load_training_state
 from tests.training.runs import metrics, small_config, small_dataset, train
 
@@ -99,7 +99,7 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
     def crash(*args: object, **kwargs: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_policy", crash)
+    monkeypatch.setattr(trainer_module, "save_policy", crash)
     with pytest.raises(OSError, match="no space"):
         train(replace(config, resume=True))
     assert find_checkpoint(tmp_path / "run") == old

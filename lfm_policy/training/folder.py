@@ -1,0 +1,93 @@
+"""The folder of a run: what may be in it, its config, Ctrl-C."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lfm_policy.flow import LFMError
+
+CONFIG_FILE = "config.yaml"
+RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", "checkpoints")
+
+
+def check_output_dir(output_dir: str, resume: bool, overwrite: bool, find: Callable[[Path], Path]) -> None:
+    """Raise LFMError where a run would be overwritten unasked, or where `find` finds none to resume."""
+    folder = Path(output_dir)
+    if resume and overwrite:
+        raise LFMError("resume, overwrite: both are true; choose one")
+    if resume:
+        find(folder)
+    elif folder.exists() and not folder.is_dir():
+        raise LFMError(f"output_dir: {folder} is a file; give a folder")
+    elif not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise LFMError(f"output_dir: {folder} exists; choose another, or add --resume true or --overwrite true")
+
+
+def prepare_folder(folder: Path, config: dict[str, Any], overwrite: bool, parts: tuple[str, ...] = RUN_PARTS) -> None:
+    """Make the folder and write its config.yaml; `overwrite` removes an earlier run's `parts` first."""
+    if overwrite:
+        for part in parts:
+            path = folder / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    config = {**config, "resume": False, "overwrite": False, "stop_after": None}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+    except OSError as error:
+        raise LFMError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
+    """Fields of two nested configs that differ, as `field: was old, now new`, but for those that begin as `free` do."""
+    was, now = flat(old), flat(new)
+    names = [name for name in {**was, **now} if not name.startswith(free)]
+    return [f"{n}: was {was.get(n)}, now {now.get(n)}" for n in names if was.get(n) != now.get(n)]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The same with lists for tuples, as YAML and JSON have them."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+class Interruption:
+    """Whether somebody has asked the run to stop, by Ctrl-C or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """The first signal asks the loop to stop after its step; a second one stops at once."""
+
+        def ask(signum: int, frame: object) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread only
+            return
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
