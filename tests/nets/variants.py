@@ -46,6 +46,8 @@ def _variants() -> dict[str, Variant]:
         for name in ACTIVATIONS:
             make = lambda name=name, cond=cond: MLP(3, 16, 2, name, cond)  # noqa: E731
             found[f"MLP, {name}{suffix}"] = Variant(make, (3,), cond)
+        make = lambda cond=cond: MLP(3, 16, 2, cond_dim=cond, n_frequencies=2)  # noqa: E731
+        found[f"MLP, frequencies{suffix}"] = Variant(make, (3,), cond)
         for levels in (1, 2, 3):
             channels = (16, 24, 32)[:levels]
             make = lambda c=channels, cond=cond: UNet1d(2, cond, c, kernel_size=3, embedding_dim=16)  # noqa: E731
