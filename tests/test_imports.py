@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nets": set(),
     "data": {"flow"},
     "policy": BELOW_POLICY,
-    "density": BELOW_POLICY | {"policy"},
+    "density": BELOW_POLICY | TOOLS | {"evaluation", "training"},
     "image": BELOW_POLICY | {"policy"},
     "integrations": BELOW_POLICY | {"policy"},
     "evaluation": BELOW_POLICY | TOOLS | {"policy"},

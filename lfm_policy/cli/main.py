@@ -12,6 +12,7 @@ COMMANDS = {
     "inspect": "print what is in a dataset and what is wrong with it",
     "train": "train a policy on demonstrations",
     "rollout": "roll a policy out and report its success rate",
+    "density": "learn, evaluate and sample the density of a table or a picture",
     "demo": "collect, train and roll out the Lift task in one go",
 }
 

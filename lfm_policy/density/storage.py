@@ -1,0 +1,137 @@
+"""A fitted density as a folder: density.json (settings, columns, versions) and model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lfm_policy.data.whitening import Whitener
+from lfm_policy.density.estimator import LocalFlowDensity
+from lfm_policy.density.settings import check_settings, new_flow
+from lfm_policy.flow import LFMError
+from lfm_policy.provenance import versions
+
+FORMAT, TYPE = 1, "density"
+DENSITY_FILE, MODEL_FILE, CHECKPOINTS = "density.json", "model.safetensors", "checkpoints"
+
+
+def save_density(density: LocalFlowDensity, path: Path, overwrite: bool) -> Path:
+    """Write under a temporary name and rename: a crash leaves the old folder or the new one."""
+    if path.exists() and not (overwrite and is_density(path)):
+        remedy = "set overwrite=True" if is_density(path) else "it is no saved density; choose another name"
+        raise LFMError(f"{path}: exists; {remedy}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        write_density(density, temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise LFMError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def write_density(density: LocalFlowDensity, folder: Path, **facts: Any) -> None:
+    """Write a fitted density into an existing folder; `facts` (step, table …) go into density.json."""
+    tensors = {f"flow.{name}": tensor.cpu().contiguous() for name, tensor in density.flow_.state_dict().items()}
+    tensors |= {f"whitener.{name}": tensor.contiguous() for name, tensor in density.whitener_.state_dict().items()}
+    save_file(tensors, folder / MODEL_FILE)
+    description = {
+        "format": FORMAT,
+        "type": TYPE,
+        "settings": density.get_params(),
+        "n_features": density.n_features_in_,
+        "columns": density.columns,
+        "versions": versions(),
+        "history": density.history_,
+        **facts,
+    }
+    (folder / DENSITY_FILE).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_density(path: Path) -> LocalFlowDensity:
+    """Read a saved density, or the newest checkpoint of a run's folder; needs no table.
+
+    LFMError where the folder is none, is damaged, or holds sub-flows that are not all trained.
+    """
+    folder = find_density(path)
+    description = read_description(folder)
+    if description.get("trained", True) is not True:
+        raise LFMError(f"{folder}: not all sub-flows are trained yet; continue with `lfm density train --resume true`")
+    density = rebuild(description, folder)
+    load_weights(density, folder)
+    return density
+
+
+def rebuild(description: dict[str, Any], folder: Path) -> LocalFlowDensity:
+    """The estimator that density.json describes, with an untrained flow."""
+    try:
+        density = LocalFlowDensity(**description["settings"])
+        check_settings(density)
+        density.n_features_in_ = int(description["n_features"])
+        if description["columns"] is not None:
+            density.feature_names_in_ = np.array(description["columns"], dtype=object)
+        density.history_ = description["history"]
+        density.whitener_ = Whitener(density.n_features_in_)
+        density.flow_ = new_flow(density, density.n_features_in_, 0).to(density.device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LFMError(f"{folder / DENSITY_FILE}: describes no density ({error}); use another one") from error
+    return density
+
+
+def load_weights(density: LocalFlowDensity, folder: Path) -> None:
+    """Fill a density with the weights and the whitener of a folder."""
+    try:
+        tensors = load_file(folder / MODEL_FILE)
+        for prefix, module in (("flow.", density.flow_), ("whitener.", density.whitener_)):
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            module.load_state_dict(own)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        lines = str(error).splitlines()  # torch heads its list of misfits with a line that names none
+        reason = lines[min(1, len(lines) - 1)].strip().rstrip(".")
+        raise LFMError(f"{folder / MODEL_FILE}: cannot be read ({reason}); use another one") from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Contents of a folder's density.json."""
+    file = folder / DENSITY_FILE
+    try:
+        description = json.loads(file.read_text())
+    except (OSError, ValueError) as error:  # ValueError: neither JSON nor even text
+        raise LFMError(f"{file}: cannot be read ({error}); use another one") from error
+    if not isinstance(description, dict) or description.get("type") != TYPE:
+        raise LFMError(f"{file}: describes no density; use another one")
+    if description.get("format") != FORMAT:
+        raise LFMError(f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads")
+    return description
+
+
+def read_table_columns(path: Path) -> list[str] | None:
+    """Names of the columns that a saved density speaks of."""
+    return read_description(find_density(path))["columns"]
+
+
+def is_density(path: Path) -> bool:
+    """Whether a folder is a saved density."""
+    return (path / DENSITY_FILE).is_file()
+
+
+def find_density(path: Path) -> Path:
+    """The folder that `path` is, or the newest checkpoint in the run's folder that it is."""
+    if is_density(path):
+        return path
+    complete = [file.parent for file in (path / CHECKPOINTS).glob(f"step_*/{DENSITY_FILE}")]
+    if complete:
+        return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")))
+    what = "holds no density" if path.exists() else "does not exist"
+    raise LFMError(f"{path}: {what}; give a folder with {DENSITY_FILE} or a run's output_dir")
