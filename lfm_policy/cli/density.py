@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def main(arguments: list[str], prog: str) -> int:
         parser.add_argument("--sample_seed", type=int, default=0, help="seed of the noise")
     values = parser.instantiate(parser.parse_args(rest)).as_dict()
     extras = {name: values.pop(name) for name in ("out", "n", "sample_seed") if name in values}
-    return {"train": train, "evaluate": evaluate, "sample": sample, "plot": plot}[action](_config(values), **extras)
+    functions: dict[str, Callable[..., int]] = {"train": train, "evaluate": evaluate, "sample": sample, "plot": plot}
+    return functions[action](_config(values), **extras)
 
 
 def train(config: DensityConfig) -> int:
@@ -79,7 +81,7 @@ def evaluate(config: DensityConfig) -> int:
 def sample(config: DensityConfig, out: str, n: int, sample_seed: int) -> int:
     """Draw rows into a file."""
     from lfm_policy.data.table_files import write_numbers
-    from lfm_policy.density.storage import load_density, read_table_columns
+    from lfm_policy.density.storage import load_density, read_columns
     from lfm_policy.evaluation.files import check_outputs, check_suffix
 
     if n < 1:
@@ -89,7 +91,7 @@ def sample(config: DensityConfig, out: str, n: int, sample_seed: int) -> int:
     _threads(config)
     folder = Path(config.output_dir)
     density = load_density(folder)
-    write_numbers(out, density.sample(n, sample_seed), read_table_columns(folder))
+    write_numbers(out, density.sample(n, sample_seed), read_columns(folder))
     print(f"{n:,} rows: {out}")
     return 0
 
@@ -136,4 +138,5 @@ def _threads(config: DensityConfig) -> None:
 
 def _help(prog: str) -> str:
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
-    return "\n".join([f"usage: {prog} ACTION --config FILE [options]", "", *lines, "", f"{prog} ACTION --help tells more."])
+    usage = f"usage: {prog} ACTION --config FILE [options]"
+    return "\n".join([usage, "", *lines, "", f"{prog} ACTION --help tells more."])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import warnings
 import zipfile
 import zlib
@@ -269,4 +270,52 @@ READERS: dict[str, Callable[[Path, str | None], Columns]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".parquet": _read_parquet,
+}
+
+
+def write_numbers(path: str | Path, values: Array, columns: Sequence[str]) -> None:
+    """Write rows (M, d) with d column names as `.csv`, `.npy`, `.npz` (arrays `values` and `columns`) or `.parquet`.
+
+    The file appears whole or not at all. LFMError for another ending, a full disk, or a missing pyarrow.
+    """
+    path = Path(path)
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise LFMError(f"{path}: must end in {', '.join(WRITERS)}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        writer(temporary, values, list(columns))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LFMError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, values: Array, columns: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(values.tolist())  # repr of a float: it reads back to the same number
+
+
+def _write_npy(path: Path, values: Array, columns: list[str]) -> None:
+    np.save(path, values)
+
+
+def _write_npz(path: Path, values: Array, columns: list[str]) -> None:
+    np.savez_compressed(path, values=values, columns=np.array(columns))
+
+
+def _write_parquet(path: Path, values: Array, columns: list[str]) -> None:
+    parquet = _pyarrow(path, "parquet")
+    arrow = _pyarrow(path, "lib")
+    parquet.write_table(arrow.Table.from_arrays([arrow.array(column) for column in values.T], names=columns), path)
+
+
+WRITERS: dict[str, Callable[[Path, Array, list[str]], None]] = {
+    ".csv": _write_csv,
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
 }

@@ -166,11 +166,8 @@ def _file(request: Request) -> Table:
 
 def _bundled(request: Request) -> Table:
     request.refuse("path")
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        message = f"table {request.name!r}: comes with scikit-learn; pip install 'lfm_policy[tables]' brings it"
-        raise LFMError(message) from error
+    from sklearn import datasets
+
     bunch = getattr(datasets, f"load_{request.name}")()
     names = [str(name) for name in bunch.feature_names]
     atoms = ATOMS.get(request.name, ())

@@ -1,4 +1,4 @@
-"""The affine map that gives a table mean 0 and covariance I, and undoes it; its Jacobian belongs to every likelihood."""
+"""The affine map that gives a table mean 0 and covariance I; its Jacobian belongs to every likelihood."""
 
 from __future__ import annotations
 

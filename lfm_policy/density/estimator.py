@@ -19,7 +19,7 @@ from lfm_policy.data.tables import check_table
 from lfm_policy.data.whitening import Whitener, WhiteningMode
 from lfm_policy.density.fitting import DensityFitter, Evaluation
 from lfm_policy.density.settings import LrDecay, check_settings, fit_options, new_flow
-from lfm_policy.flow import Likelihood, LocalFlow, Solver, converged_log_prob, named_generator
+from lfm_policy.flow import Likelihood, Solver, converged_log_prob, named_generator
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.flow.random import named_seed
@@ -162,7 +162,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         """
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        train, valid = _split(torch.from_numpy(rows), self.valid_fraction, seed)
+        train, valid = _split(_tensor(rows), self.valid_fraction, seed)
         fitter = self.begin(train, valid, seed, self.columns)
         fitter.run(self.record)
         return self
@@ -176,6 +176,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         """
         check_settings(self)
         self.n_features_in_ = train.shape[1]
+        columns = [str(index) for index in range(train.shape[1])] if columns is None else columns
         check_table(train.numpy(), columns, "X")
         self.history_: list[dict[str, Any]] = []
         self.whitener_ = Whitener.fit(train.double(), self.normalizer, columns)
@@ -210,7 +211,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         with torch.no_grad():
             for i, piece in enumerate(whitened.split(PIECE)):
                 part = converged_log_prob(flow, piece, None, self.tolerance, n_probes=self.n_probes, seed=i)
-                parts.append(part.cpu())
+                parts.append(part)
                 if on_piece:
                     on_piece(len(piece))
         return Likelihood.cat(parts).shifted(self.whitener_.log_abs_det().item())
@@ -251,10 +252,14 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
 
     def _checked(self, X: ArrayLike) -> Tensor:
         check_is_fitted(self)
-        return torch.from_numpy(validate_data(self, X, dtype=np.float64, reset=False))
+        return _tensor(validate_data(self, X, dtype=np.float64, reset=False))
 
     def _whitened(self, rows: Tensor) -> Tensor:
         return self.whitener_.normalize(rows.double()).to(self.device)
+
+
+def _tensor(rows: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())  # torch warns of memory it may not write
 
 
 def _split(rows: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor | None]:

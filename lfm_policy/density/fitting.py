@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lfm_policy.flow import Fitter, FitOptions, LocalFlow, Solver, StepReport, TensorSource, named_generator
+from lfm_policy.flow import FitOptions, Fitter, LocalFlow, Solver, StepReport, TensorSource, named_generator
 from lfm_policy.flow.fit import WHOLE_CLOCK
 from lfm_policy.flow.local_flow import log_standard_normal
 from lfm_policy.flow.random import signs

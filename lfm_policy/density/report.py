@@ -34,9 +34,7 @@ def evaluate(
     return {"parts": parts, **known, "tolerance": density.tolerance, "n_probes": density.n_probes}
 
 
-def _figures(
-    density: LocalFlowDensity, values: NDArray[Any], likelihood: Likelihood, table: Table
-) -> dict[str, Any]:
+def _figures(density: LocalFlowDensity, values: NDArray[Any], likelihood: Likelihood, table: Table) -> dict[str, Any]:
     log_prob = likelihood.log_prob.numpy()
     figures = {
         "rows": len(values),
@@ -45,7 +43,7 @@ def _figures(
         "boundaries": [-float(value) for value in likelihood.boundaries.mean(0)],
         "mean_change": likelihood.mean_change,
         "max_change": float(likelihood.change.abs().max()),
-        "unconverged": int((likelihood.change.abs() >= density.tolerance).sum()),
+        "unconverged": int((~likelihood.converged).sum()),
         "max_steps": int(likelihood.steps.max()),
     }
     if likelihood.probe_error is not None:
@@ -78,7 +76,9 @@ def told(evaluation: dict[str, Any]) -> str:
             f"{worst['unconverged']} rows did not come to rest within the tolerance of {evaluation['tolerance']:g}"
         )
     if "probe_error" in parts["test"]:
-        lines.append(f"Hutchinson's estimate adds a standard error of {parts['test']['probe_error']:.4f} to the test NLL")
+        lines.append(
+            f"Hutchinson's estimate adds a standard error of {parts['test']['probe_error']:.4f} to the test NLL"
+        )
     return "\n".join(lines)
 
 

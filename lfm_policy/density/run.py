@@ -123,4 +123,4 @@ def identity(table: Table) -> dict[str, Any]:
     for part in (table.train, table.valid):
         digest.update(part.tobytes())
     rows = {name: len(getattr(table, name)) for name in ("train", "valid", "test")}
-    return {"sha256": digest.hexdigest(), "rows": rows, "columns": len(table.columns)}
+    return {"sha256": digest.hexdigest(), "rows": rows, "columns": list(table.columns)}

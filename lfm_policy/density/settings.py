@@ -114,15 +114,18 @@ def fit_options(settings: LocalFlowDensity, n_rows: int) -> FitOptions:
 
 
 def new_flow(settings: LocalFlowDensity, dim: int, seed: int) -> LocalFlow:
-    """An untrained chain for vectors of `dim` numbers."""
+    """An untrained chain for vectors of `dim` numbers.
+
+    A network reads the clock on its own stretch; one that serves all stretches, for a while or for good, on all.
+    """
     schedule = Schedule.geometric(settings.n_subflows, settings.c, settings.rho)
+    sizes = (settings.width, settings.depth, settings.activation, 0, settings.n_frequencies)
+    whole = settings.shared_start or settings.share_weights
+    count = 1 if settings.share_weights else schedule.n_subflows
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know only the global generator
         try:
-            fields = [
-                MLP(dim, settings.width, settings.depth, settings.activation, 0, settings.n_frequencies)
-                for _ in range(1 if settings.share_weights else schedule.n_subflows)
-            ]
+            fields = [MLP(dim, *sizes, schedule.clock if whole else schedule.clock[n : n + 2]) for n in range(count)]
         except ValueError as error:  # nets know no LFMError
             raise LFMError(str(error)) from error
     return LocalFlow(fields, schedule)

@@ -116,9 +116,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def read_table_columns(path: Path) -> list[str] | None:
-    """Names of the columns that a saved density speaks of."""
-    return read_description(find_density(path))["columns"]
+def read_columns(path: Path) -> list[str]:
+    """Names of the columns of a saved density: its table's, or x0, x1, …"""
+    description = read_description(find_density(path))
+    names = description.get("table", {}).get("columns") or description["columns"]
+    return names or [f"x{index}" for index in range(description["n_features"])]
 
 
 def is_density(path: Path) -> bool:

@@ -3,12 +3,14 @@
 Knows nothing of robots, tables, images or files.
 """
 
+from lfm_policy.flow.distill import DistilledFlow, Distiller, DistillOptions, distill
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.fit import FitOptions, Fitter, Optimization, StepReport, fit_local_flow
+from lfm_policy.flow.fit import FitOptions, Fitter, StepReport, fit_local_flow
 from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
 from lfm_policy.flow.likelihood import Likelihood, converged_log_prob
 from lfm_policy.flow.local_flow import LocalFlow
 from lfm_policy.flow.matching import COUPLINGS, Matching
+from lfm_policy.flow.optimization import Optimization
 from lfm_policy.flow.parallel import fit_in_parallel
 from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.schedule import Schedule, ou_angle, ou_moments
@@ -19,6 +21,9 @@ __all__ = [
     "COUPLINGS",
     "FIXED_STEP",
     "INTERPOLANTS",
+    "DistillOptions",
+    "DistilledFlow",
+    "Distiller",
     "FitOptions",
     "Fitter",
     "LFMError",
@@ -33,6 +38,7 @@ __all__ = [
     "StepReport",
     "TensorSource",
     "converged_log_prob",
+    "distill",
     "fit_in_parallel",
     "fit_local_flow",
     "interpolate",

@@ -6,53 +6,20 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lfm_policy.flow.ema import EMA, ema_decay
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow, stretch_velocity
 from lfm_policy.flow.matching import Matching, Regression, draw_whole_clock, matching_loss, ou_transition
+from lfm_policy.flow.optimization import Descent, Optimization
 from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.solver import Solver
 from lfm_policy.flow.source import BatchOrder, PushedSource, Source, TensorSource, slices
 
 WHOLE_CLOCK = 0  # the "sub-flow number" of a stage that trains on all stretches together
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How one network is optimised.
-
-    Args:
-        batch_size: samples per step.
-        learning_rate: its peak.
-        beta1: of Adam.
-        beta2: of Adam.
-        weight_decay: of AdamW.
-        warmup_steps: linear warm-up, at most half of all steps.
-        lr_decay: `cosine` to zero at the last step, `constant`, or `step`: times `lr_factor` every `lr_every` steps.
-        lr_factor: of `step`.
-        lr_every: of `step`.
-        max_grad_norm: clip gradients to this norm.
-        ema_power: of the EMA's decay 1 - (1 + step)^-power.
-        ema_maximum: largest decay.
-    """
-
-    batch_size: int = 256
-    learning_rate: float = 1e-4
-    beta1: float = 0.95
-    beta2: float = 0.999
-    weight_decay: float = 1e-6
-    warmup_steps: int = 500
-    lr_decay: Literal["cosine", "constant", "step"] = "cosine"
-    lr_factor: float = 0.99
-    lr_every: int = 1000
-    max_grad_norm: float | None = None
-    ema_power: float = 0.75
-    ema_maximum: float = 0.9999
 
 
 @dataclass(frozen=True)
@@ -73,14 +40,13 @@ class FitOptions(Optimization):
     push_batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "push_batch_size", "lr_factor", "lr_every"):
+        self.check()
+        for name in ("steps", "push_batch_size"):
             if getattr(self, name) <= 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
-        for name in ("warmup_steps", "shared_start", "initial_diffusion"):
+        for name in ("shared_start", "initial_diffusion"):
             if getattr(self, name) < 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must not be negative")
-        if self.lr_decay not in ("cosine", "constant", "step"):
-            raise LFMError(f"lr_decay: '{self.lr_decay}' is not one of cosine, constant, step")
 
 
 class Stage(NamedTuple):
@@ -163,7 +129,7 @@ class Fitter:
                 f"loss of {place} is {value} at step {k + 1}; lower training.learning_rate "
                 f"({self.options.learning_rate:g}) or look for outliers in the data with `lfm inspect`"
             )
-        rate = self._update(loss, k, steps)
+        rate = self.descent.step(loss, k, steps)
         self.step_in_stage += 1
         return StepReport(n, k + 1, value, rate)
 
@@ -191,7 +157,7 @@ class Fitter:
             "stage": self.stage,
             "step_in_stage": self.step_in_stage,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.descent.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,20 +169,13 @@ class Fitter:
         self.stage, self.step_in_stage = state["stage"], state["step_in_stage"]
         self._begin_stage()
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
 
     def _begin_stage(self) -> None:
         n, options = self.current.n, self.options
         self.source, self.valid = self._sources
         self.network = copy.deepcopy(self.flow.field(max(n, 1))).train()
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=options.learning_rate,
-            betas=(options.beta1, options.beta2),
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
-        self.ema = EMA(self.flow.field(max(n, 1)), self.network)
+        self.descent = Descent(self.network, self.flow.field(max(n, 1)), options)
         self.order = BatchOrder(len(self.source), options.batch_size, self.seed, n)
 
     def _next_stage(self) -> None:
@@ -264,38 +223,12 @@ class Fitter:
             return network
         return lambda x, t, cond: stretch_velocity(network, self.flow.schedule, n, x, t, cond)
 
-    def _update(self, loss: Tensor, k: int, steps: int) -> float:
-        options = self.options
-        rate = learning_rate(options, k, steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if options.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.ema.current, options.max_grad_norm)
-        self.optimizer.step()
-        self.ema.update(ema_decay(k, options.ema_power, options.ema_maximum))
-        return rate
-
 
 def share_start(flow: LocalFlow) -> None:
     """Copy the network that trained on all stretches, which is sub-flow 1's, to every sub-flow."""
     weights = flow.field(1).state_dict()
     for other in flow.fields[1:]:
         other.load_state_dict(weights)
-
-
-def learning_rate(options: FitOptions, step: int, steps: int) -> float:
-    """Learning rate of step 0 … steps-1: linear warm-up, then cosine to zero or constant."""
-    warmup = min(options.warmup_steps, steps // 2)
-    if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
-    if options.lr_decay == "constant":
-        return options.learning_rate
-    if options.lr_decay == "step":
-        return options.learning_rate * options.lr_factor ** (step // options.lr_every)
-    progress = (step - warmup) / max(1, steps - warmup)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def fit_local_flow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +23,15 @@ class Likelihood:
 
     `boundaries` (B, N + 1): column n is the log-likelihood under the first n sub-flows, taken as a flow
     to N(0, I) of their own; the last column is the chain's. `change` (B,): by how much the last doubling
-    of the steps moved a sample. `steps` (B,): steps per sub-flow that gave its figure. `probe_error` (B,):
-    standard error of Hutchinson's estimate, None for the exact trace or a single probe.
+    of the steps moved a sample. `steps` (B,): steps per sub-flow that gave its figure. `converged` (B,):
+    whether it came to rest. `probe_error` (B,): standard error of Hutchinson's estimate, None for the
+    exact trace or a single probe.
     """
 
     boundaries: Tensor
     change: Tensor
     steps: Tensor
+    converged: Tensor
     probe_error: Tensor | None = None
 
     @property
@@ -36,30 +39,22 @@ class Likelihood:
         """log p(x) (B,)."""
         return self.boundaries[:, -1]
 
-    @classmethod
-    def cat(cls, parts: Sequence[Likelihood]) -> Likelihood:
-        """The likelihoods of several batches as those of one."""
-        errors = [part.probe_error for part in parts if part.probe_error is not None]
-        return cls(
-            torch.cat([part.boundaries for part in parts]),
-            torch.cat([part.change for part in parts]),
-            torch.cat([part.steps for part in parts]),
-            torch.cat(errors) if errors else None,
-        )
-
-    def cpu(self) -> Likelihood:
-        """The same in main memory."""
-        error = None if self.probe_error is None else self.probe_error.cpu()
-        return Likelihood(self.boundaries.cpu(), self.change.cpu(), self.steps.cpu(), error)
-
-    def shifted(self, log_det: float) -> Likelihood:
-        """The same in other units, whose affine map to these has the log |det| `log_det`."""
-        return replace(self, boundaries=self.boundaries + log_det)
-
     @property
     def mean_change(self) -> float:
         """By how much the last doublings moved the mean log-likelihood."""
         return self.change.mean().abs().item()
+
+    @classmethod
+    def cat(cls, parts: Sequence[Likelihood]) -> Likelihood:
+        """The likelihoods of several batches as those of one, in main memory."""
+        names = ("boundaries", "change", "steps", "converged")
+        joined = {name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names}
+        errors = [part.probe_error.cpu() for part in parts if part.probe_error is not None]
+        return cls(**joined, probe_error=torch.cat(errors) if errors else None)
+
+    def shifted(self, log_det: float) -> Likelihood:
+        """The same in other units, whose affine map to these has the log |det| `log_det`."""
+        return replace(self, boundaries=self.boundaries + log_det)
 
 
 def converged_log_prob(
@@ -76,43 +71,66 @@ def converged_log_prob(
 ) -> Likelihood:
     """log p(x) of samples (B, *shape), each solved with so many steps that doubling moves it by < `tolerance`.
 
-    Every sample has its own number of steps per sub-flow, from 2 `first_steps` to `max_steps`: its
-    figure does not depend on its batch mates. The exact trace with `n_probes` = 0, else Hutchinson's
-    with the same probes at every doubling. A sample that still moves at `max_steps` keeps its last
-    figure, and `change` says by how much it moved. LFMError where a figure is not finite.
+    Moved by less are log N(x_n; 0, I) and the log-determinant at every boundary n, each by itself: their sum
+    may stand still by chance while they still move. Every sample has its own number of steps per sub-flow,
+    from 2 `first_steps` to `max_steps`: its figure does not depend on its batch mates. The exact trace with
+    `n_probes` = 0, else Hutchinson's with the same probes at every doubling. A sample that still moves at
+    `max_steps` keeps its last figure. LFMError where a figure is not finite.
     """
     generator = named_generator(seed, "probes")
     probes = signs((n_probes, *x.flatten(1).shape), x, generator) if n_probes else None
-    boundaries, error = _at_boundaries(flow, x, cond, Solver(method, first_steps), probes, memory)
-    change, steps = torch.full_like(boundaries[:, -1], math.inf), torch.full((len(x),), first_steps)
-    active, count = torch.arange(len(x)), first_steps
+    found = _solve(flow, x, cond, Solver(method, first_steps), probes, memory)
+    change, steps = torch.full_like(x.flatten(1)[:, 0], math.inf), torch.full((len(x),), first_steps)
+    active, count = torch.arange(len(x), device=x.device), first_steps
     while len(active) and 2 * count <= max_steps:
         count *= 2
         part = (x[active], None if cond is None else cond[active])
         kept = None if probes is None else probes[:, active]
-        new, new_error = _at_boundaries(flow, *part, Solver(method, count), kept, memory)
-        moved = new[:, -1] - boundaries[active, -1]
-        boundaries[active], change[active], steps[active] = new, moved, count
-        if error is not None and new_error is not None:
-            error[active] = new_error
-        active = active[~(moved.abs() < tolerance)]
-    if not boundaries[:, -1].isfinite().all():
-        row = int((~boundaries[:, -1].isfinite()).nonzero()[0, 0])
+        new = _solve(flow, *part, Solver(method, count), kept, memory)
+        change[active], steps[active.cpu()] = new.log_prob - found.log_prob[active], count
+        still = ~(found.at(active).distance(new) < tolerance)
+        found.put(active, new)
+        active = active[still]
+    if not found.log_prob.isfinite().all():
+        row = int((~found.log_prob.isfinite()).nonzero()[0, 0])
         raise LFMError(
-            f"log-likelihood of row {row} is {boundaries[row, -1].item()}: its path leaves the numbers; "
+            f"log-likelihood of row {row} is {found.log_prob[row].item()}: its path leaves the numbers; "
             "train longer or with a lower learning_rate, or look whether the row is an outlier"
         )
-    return Likelihood(boundaries, change, steps, error)
+    at_rest = torch.ones(len(x), dtype=torch.bool)
+    at_rest[active.cpu()] = False
+    error = found.log_dets[:, -1].std(1) / math.sqrt(n_probes) if n_probes > 1 else None
+    return Likelihood(found.normals + found.log_dets.mean(2), change, steps, at_rest, error)
 
 
-def _at_boundaries(
+class _Solution(NamedTuple):
+    """log N(x_n; 0, I) (B, N + 1) and the log-determinants up to boundary n (B, N + 1, K)."""
+
+    normals: Tensor
+    log_dets: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        return self.normals[:, -1] + self.log_dets[:, -1].mean(1)
+
+    def at(self, rows: Tensor) -> _Solution:
+        return _Solution(self.normals[rows], self.log_dets[rows])
+
+    def put(self, rows: Tensor, other: _Solution) -> None:
+        self.normals[rows], self.log_dets[rows] = other.normals, other.log_dets
+
+    def distance(self, other: _Solution) -> Tensor:
+        """The largest difference of any part (B,)."""
+        normals = (self.normals - other.normals).abs().amax(1)
+        return torch.maximum(normals, (self.log_dets - other.log_dets).mean(2).abs().amax(1))
+
+
+def _solve(
     flow: LocalFlow, x: Tensor, cond: Tensor | None, solver: Solver, probes: Tensor | None, memory: int
-) -> tuple[Tensor, Tensor | None]:
-    """Log-likelihoods (B, N + 1) under the first 0 … N sub-flows, and the last one's probe error (B,)."""
-    columns = 1 if probes is None else len(probes)
-    values, total = [log_standard_normal(x)], x.new_zeros(len(x), columns)
+) -> _Solution:
+    normals, log_dets = [log_standard_normal(x)], [x.new_zeros(len(x), 1 if probes is None else len(probes))]
     for n in range(1, flow.n_subflows + 1):
         x, log_det = flow.push_with_log_det(x, cond, solver, probes, [n], memory)
-        total = total + log_det
-        values.append(log_standard_normal(x) + total.mean(1))
-    return torch.stack(values, dim=1), total.std(1) / math.sqrt(columns) if columns > 1 else None
+        normals.append(log_standard_normal(x))
+        log_dets.append(log_dets[-1] + log_det)
+    return _Solution(torch.stack(normals, dim=1), torch.stack(log_dets, dim=1))

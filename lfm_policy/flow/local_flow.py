@@ -14,7 +14,6 @@ from lfm_policy.flow.random import normal, signs
 from lfm_policy.flow.schedule import Schedule
 from lfm_policy.flow.solver import Field, Solver
 
-
 ROWS = 64  # dimensions whose reverse passes are vectorised together before samples are split off
 
 

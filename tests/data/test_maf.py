@@ -116,7 +116,6 @@ def test_gas_of_uci_s_text_is_a_seeded_quarter(tmp_path: Path, rng: np.random.Ge
 
 
 def test_gas_columns_by_name(tmp_path: Path, rng: np.random.Generator) -> None:
-    pytest.importorskip("pyarrow.csv", exc_type=ImportError)
     raw = sensors(rng, 100)
     names = ["Time", "Meth", "Eth", *(f"R{index}" for index in range(1, 17))]
     order = [*range(3, 19), 2, 0, 1]

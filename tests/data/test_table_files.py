@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lfm_policy.data.table_files import check_table, read_numbers
+from lfm_policy.data.table_files import check_table, read_numbers, write_numbers
 from lfm_policy.flow.errors import LFMError
 
 NAMES = ("a", "b", "c")
@@ -23,7 +24,7 @@ def values() -> np.ndarray:
 
 
 def arrow(module: str) -> Any:
-    return pytest.importorskip(f"pyarrow.{module}", exc_type=ImportError)
+    return importlib.import_module(f"pyarrow.{module}")
 
 
 def csv_text(values: np.ndarray, delimiter: str = ",", header: bool = True) -> str:
@@ -255,3 +256,21 @@ class TestCheck:
             check_table(values[:2], NAMES, "here")
         with pytest.raises(LFMError, match="1 rows for 1 columns"):
             check_table(values[:1, :1], NAMES, "here")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])
+def test_written_rows_read_back_to_the_same_numbers(tmp_path: Path, suffix: str) -> None:
+    values = np.random.default_rng(0).normal(size=(7, 2)) * [1e-9, 1e9]
+    file = tmp_path / f"rows{suffix}"
+    write_numbers(file, values, ["size", "mass, total"])
+    got, names = read_numbers(f"{file}:values" if suffix == ".npz" else file)
+    np.testing.assert_array_equal(got, values)
+    assert names == (("x0", "x1") if suffix in (".npy", ".npz") else ("size", "mass, total"))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LFMError, match=r"rows\.xls: must end in \.csv"):
+        write_numbers(tmp_path / "rows.xls", np.zeros((1, 1)), ["x"])
+    with pytest.raises(LFMError, match=r"missing/rows\.csv: cannot be written"):
+        write_numbers(tmp_path / "missing" / "rows.csv", np.zeros((1, 1)), ["x"])

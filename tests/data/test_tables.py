@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +181,3 @@ def test_a_column_that_varies_in_the_test_rows_only(file: Path) -> None:
     np.save(file, values)
     with pytest.raises(LFMError, match=r"a.npy, training part: constant columns have no density: 'x3' is always 0"):
         load_table("file", str(file))
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(LFMError, match=r"scikit-learn; pip install 'lfm_policy\[tables\]'"):
-        load_table("wine")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lfm_policy.flow import FitOptions, Fitter, LFMError, LocalFlow, Matching, Schedule, TensorSource, fit_local_flow
 from lfm_policy.flow import named_generator as generator
 from lfm_policy.flow.ema import EMA, ema_decay
-from lfm_policy.flow.fit import learning_rate
+from lfm_policy.flow.optimization import learning_rate
 from lfm_policy.nets import MLP
 
 SCHEDULE = Schedule((0.3, 0.3))
@@ -208,7 +208,9 @@ def test_gradients_are_clipped_where_asked() -> None:
     for limit in (None, 1e-3):
         fitter = Fitter(chain(), TensorSource(100 * samples()), replace(OPTIONS, max_grad_norm=limit))
         fitter.step()
-        moments = [entry["exp_avg"] / (1 - OPTIONS.beta1) for entry in fitter.optimizer.state_dict()["state"].values()]
+        moments = [
+            entry["exp_avg"] / (1 - OPTIONS.beta1) for entry in fitter.descent.optimizer.state_dict()["state"].values()
+        ]
         norms[limit] = math.sqrt(sum(float(m.pow(2).sum()) for m in moments))
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[None] > 1

@@ -112,6 +112,8 @@ def test_unet_takes_every_horizon_its_stride_divides(horizon: int) -> None:
         (lambda: UNet1d(2, 0, (8,), kernel_size=4), r"network\.kernel_size: 4 must be odd"),
         (lambda: UNet1d(2, 0, (8,), embedding_dim=7), r"network\.embedding_dim: 7 must be even"),
         (lambda: MLP(2, activation="tanh"), r"network\.activation: 'tanh' is not one of relu, elu"),
+        (lambda: MLP(2, n_frequencies=-1), r"network\.n_frequencies: -1 must not be negative"),
+        (lambda: MLP(2, knots=(0.0, 0.5, 0.5)), r"network\.knots: \[0\.0, 0\.5, 0\.5\] must increase"),
     ],
 )
 def test_impossible_sizes_are_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:

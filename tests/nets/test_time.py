@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from lfm_policy.nets.embedding import TimeEmbedding
+from lfm_policy.nets.mlp import between_knots
 from tests.nets.variants import NETWORKS, Variant
 
 every_network = pytest.mark.parametrize("variant", NETWORKS.values(), ids=NETWORKS)
@@ -71,3 +73,13 @@ def test_embedding_separates_all_times_of_a_fine_clock() -> None:
     assert distance.min() > 1e-2
     nearest = distance.argmin(1)
     assert ((nearest - torch.arange(1001)).abs() == 1).all()
+
+
+@pytest.mark.parametrize("knots", [(0.0, 1.0), (0.2, 0.21), (0.0, 0.02, 0.06, 0.2, 1.0)])
+def test_readings_between_knots_are_those_of_numpys_interpolation(knots: tuple[float, ...]) -> None:
+    """Knots at equal distances in [-1, 1], straight lines between them, and the knots themselves exactly there."""
+    t = torch.cat([torch.linspace(knots[0], knots[-1], 101, dtype=torch.float64), torch.tensor(knots).double()])
+    want = np.interp(t.numpy(), knots, np.linspace(-1, 1, len(knots)))
+    got = between_knots(t, torch.tensor(knots, dtype=torch.float64))
+    torch.testing.assert_close(got, torch.from_numpy(want), atol=1e-12, rtol=0)
+    assert between_knots(t.float(), torch.tensor(knots)).dtype == torch.float32

@@ -46,7 +46,7 @@ def _variants() -> dict[str, Variant]:
         for name in ACTIVATIONS:
             make = lambda name=name, cond=cond: MLP(3, 16, 2, name, cond)  # noqa: E731
             found[f"MLP, {name}{suffix}"] = Variant(make, (3,), cond)
-        make = lambda cond=cond: MLP(3, 16, 2, cond_dim=cond, n_frequencies=2)  # noqa: E731
+        make = lambda cond=cond: MLP(3, 16, 2, cond_dim=cond, n_frequencies=2, knots=(-0.1, 1.0))  # noqa: E731
         found[f"MLP, frequencies{suffix}"] = Variant(make, (3,), cond)
         for levels in (1, 2, 3):
             channels = (16, 24, 32)[:levels]

@@ -1,0 +1,233 @@
+"""`LocalFlowDensity`: scikit-learn's contract, closed forms, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from lfm_policy.density import LocalFlowDensity
+from lfm_policy.density.settings import PRESETS
+from lfm_policy.flow import LFMError
+
+TINY: dict[str, Any] = {
+    "n_subflows": 2,
+    "width": 8,
+    "depth": 1,
+    "steps": 4,
+    "evaluations": 2,
+    "batch_size": 32,
+    "random_state": 0,
+}
+PUSHED = {"coupling": "fresh", "marginals": "pushed", "interpolant": "ot"}
+# units from a millionth to a million, correlated, far from the origin
+SCALES = np.array([[1e6, 0.0, 0.0], [3e-4, 1e-3, 0.0], [0.0, 2e-6, 1e-6]]).T
+OFFSET = np.array([5e6, -1.0, 3e-5])
+
+
+def tiny(**settings: Any) -> LocalFlowDensity:
+    return LocalFlowDensity(**{**TINY, **settings})
+
+
+def gaussian(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, 3)) @ SCALES.T + OFFSET
+
+
+@parametrize_with_checks([tiny(), tiny(patience=1, **PUSHED), tiny(share_weights=True, normalizer="standard")])
+def test_scikit_learns_own_checks(estimator: LocalFlowDensity, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("settings", [{}, {"patience": 3}, PUSHED, {"share_weights": True, "normalizer": "standard"}])
+def test_gaussian_data_reach_their_entropy_in_their_own_units(settings: dict[str, Any]) -> None:
+    """NLL = H + KL with H = ½ log det(2πe S); KL is paired, so that its error is small: at most 0.05 nats stated."""
+    density = tiny(width=64, depth=2, steps=400, batch_size=256, learning_rate=4e-3, **settings).fit(gaussian(4000))
+    test = gaussian(2000, seed=1)
+    law = torch.distributions.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
+    white = np.linalg.solve(SCALES, (test - OFFSET).T).T
+    truth = law.log_prob(torch.from_numpy(white)).numpy() - np.linalg.slogdet(SCALES)[1]
+    excess = truth - density.score_samples(test)
+    error = excess.std() / np.sqrt(len(excess))
+    assert error < 0.01
+    assert -4 * error < excess.mean() < 0.05
+    entropy = 1.5 * np.log(2 * np.pi * np.e) + np.linalg.slogdet(SCALES)[1]
+    assert -density.score(test) == pytest.approx(entropy, abs=0.05 + 4 * np.sqrt(1.5 / len(test)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalizer": "standard"}])
+def test_units_change_the_log_density_by_their_jacobian_alone(settings: dict[str, Any]) -> None:
+    """Fitted to a x + b instead of x, log p falls by log |a| summed over the columns: the flow itself is the same."""
+    rng = np.random.default_rng(3)
+    rows, scale = rng.gamma(2.0, size=(300, 2)) @ np.array([[1.0, 0.4], [0.0, 1.0]]), np.array([1e3, 1e-3])
+    plain, scaled = tiny(**settings).fit(rows), tiny(**settings).fit(rows * scale + 7.0)
+    got = scaled.score_samples(rows * scale + 7.0)
+    assert got.std() > 0.1
+    np.testing.assert_allclose(got, plain.score_samples(rows) - np.log(np.abs(scale)).sum(), atol=2e-3)
+
+
+@pytest.mark.parametrize("settings", [{}, PUSHED, {"share_weights": True, "normalizer": "standard"}])
+def test_density_integrates_to_one(settings: dict[str, Any]) -> None:
+    """Midpoint sum over a grid of twelve standard deviations, within 1 %."""
+    rng = np.random.default_rng(4)
+    rows = np.where(rng.random((2000, 1)) < 0.5, -2.0, 1.5) + rng.normal(size=(2000, 2)) * [0.5, 30.0]
+    density = tiny(width=32, depth=2, steps=200, learning_rate=5e-3, tolerance=1e-2, **settings).fit(rows)
+    axes = [np.linspace(m - 6 * s, m + 6 * s, 121) for m, s in zip(rows.mean(0), rows.std(0), strict=True)]
+    middles = [(axis[1:] + axis[:-1]) / 2 for axis in axes]
+    grid = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, 2)
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    assert np.exp(density.score_samples(grid)).sum() * cell == pytest.approx(1, abs=0.01)
+
+
+def test_samples_have_the_density_that_is_reported() -> None:
+    """NLL of the model's own samples and of its sampler's far finer one agree within their errors."""
+    density = tiny(width=32, depth=2, steps=200, learning_rate=5e-3).fit(gaussian(2000))
+    drawn = density.sample(3000, random_state=5)
+    assert drawn.shape == (3000, 3)
+    np.testing.assert_array_equal(drawn, density.sample(3000, random_state=5))
+    rows = gaussian(3000, seed=6)
+    for axis in range(3):
+        assert drawn[:, axis].mean() == pytest.approx(rows[:, axis].mean(), abs=0.2 * rows[:, axis].std())
+        assert drawn[:, axis].std() == pytest.approx(rows[:, axis].std(), rel=0.1)
+    assert density.sample(0).shape == (0, 3)
+
+
+def test_scores_do_not_depend_on_the_other_rows() -> None:
+    rows = gaussian(200)
+    density = tiny(width=32, depth=2, steps=50, learning_rate=1e-2).fit(rows)
+    whole = density.score_samples(rows)
+    far = rows.copy()
+    far[1:] += 30 * rows.std(0)
+    for other in (rows[:1], rows[[0, 0, 7]], far):
+        assert density.score_samples(other)[0] == pytest.approx(whole[0], abs=1e-9)
+
+
+def test_grid_search_and_clone() -> None:
+    rows = gaussian(120)
+    search = GridSearchCV(tiny(), {"n_subflows": [1, 2], "width": [4, 8]}, cv=2).fit(rows)
+    assert search.best_params_.keys() == {"n_subflows", "width"}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    copy = clone(search.best_estimator_)
+    assert copy.get_params() == search.best_estimator_.get_params()
+    assert not hasattr(copy, "flow_")
+
+
+def test_the_same_seed_fits_the_same_density_and_another_does_not() -> None:
+    rows = gaussian(120)
+    a, b, c = (tiny(random_state=seed).fit(rows).score_samples(rows) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-3
+
+
+def test_a_saved_density_scores_the_same_in_a_fresh_process(tmp_path: Path) -> None:
+    rows = gaussian(120)
+    density = tiny().fit(rows)
+    folder = density.save(tmp_path / "density")
+    assert {file.name for file in folder.iterdir()} == {"density.json", "model.safetensors"}
+    np.save(tmp_path / "rows.npy", rows)
+    code = """
+import sys, json, numpy as np
+from lfm_policy.density import LocalFlowDensity
+density = LocalFlowDensity.load(sys.argv[1])
+rows = np.load(sys.argv[2])
+print(json.dumps([density.score_samples(rows).tolist(), density.sample(3, random_state=1).tolist()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "rows.npy"], capture_output=True, text=True, check=True
+    )
+    scores, samples = json.loads(done.stdout)
+    assert scores == density.score_samples(rows).tolist()
+    assert samples == density.sample(3, random_state=1).tolist()
+    with pytest.raises(LFMError, match=r"density: exists; set overwrite=True"):
+        density.save(folder)
+    density.save(folder, overwrite=True)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(LFMError, match="is no saved density"):
+        density.save(tmp_path / "other", overwrite=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated weights", "truncated text", "no weights", "another format", "nothing"])
+def test_a_damaged_folder_is_named(tmp_path: Path, damage: str) -> None:
+    folder = tiny().fit(gaussian(50)).save(tmp_path / "density")
+    weights, text = folder / "model.safetensors", folder / "density.json"
+    if damage == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "truncated text":
+        text.write_text(text.read_text()[:200])
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "another format":
+        text.write_text(text.read_text().replace('"format": 1', '"format": 99'))
+    else:
+        folder = tmp_path / "missing"
+    with pytest.raises(LFMError, match=str(folder)) as caught:
+        LocalFlowDensity.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def bad(column: int | None = None, value: float | None = None, rows: int = 50) -> np.ndarray:
+    table = np.random.default_rng(0).normal(size=(rows, 3))
+    if column is not None:
+        table[:, column] = value if value is not None else table[:, 0] * 2 - 1
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (bad(1, 4.0), r"constant columns.*'1' is always 4"),
+        (bad(2), r"column \d: is a linear combination of others"),
+        (bad(rows=2), r"2 rows for 3 columns"),
+        (np.where(np.arange(150).reshape(50, 3) == 40, np.nan, bad()), "NaN"),
+        (np.where(np.arange(150).reshape(50, 3) == 40, np.inf, bad()), "infinity"),
+        (np.array([["a", "b"]] * 9), "could not convert"),
+    ],
+)
+def test_tables_without_a_density_are_refused(table: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(valid_fraction=0.0).fit(table)
+
+
+def test_another_dimension_is_refused() -> None:
+    density = tiny().fit(gaussian(50))
+    with pytest.raises(ValueError, match="X has 2 features, but LocalFlowDensity is expecting 3 features"):
+        density.score_samples(gaussian(5)[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 0}, "width: 0 must be a number, 1 or more"),
+        ({"steps": "many"}, "steps: 'many' must be a number"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan must be"),
+        ({"ema_maximum": 1.0}, "ema_maximum: 1.0 must be a number, 0 or more and below 1"),
+        ({"activation": "tanh"}, "activation: 'tanh' is not one of"),
+        ({"coupling": "common", "marginals": "pushed"}, "common noise needs exact marginals"),
+        ({"normalizer": "minmax"}, "normalizer: 'minmax' is not one of whiten"),
+        ({"patience": 2, "valid_fraction": 0.0}, "patience: 2 needs held-out rows"),
+        ({"learning_rate": 1e30}, r"loss of sub-flow 1 is .* at step \d; lower training.learning_rate"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LFMError, match=message) as caught:
+        tiny(**settings).fit(gaussian(50))
+    assert "\n" not in str(caught.value)
+
+
+def test_presets_are_settings_of_the_estimator() -> None:
+    for name, settings in PRESETS.items():
+        density = LocalFlowDensity.preset(name, steps=7)
+        assert density.get_params()["steps"] == 7
+        assert {key: density.get_params()[key] for key in settings if key != "steps"} == {
+            key: value for key, value in settings.items() if key != "steps"
+        }
+    with pytest.raises(LFMError, match="preset: 'papper' is unknown; did you mean paper"):
+        LocalFlowDensity.preset("papper")
