@@ -104,6 +104,12 @@ def on_grid(function: Callable[[Array], Array], x: Array, y: Array) -> Array:
     return function(rows).reshape(len(y), len(x))
 
 
+def ordinary_maximum(values: Array) -> float:
+    """The greatest of the values of a density's picture, but for spikes, which would darken the rest."""
+    finite = values[np.isfinite(values)]
+    return (float(np.percentile(finite, 99.8)) or float(finite.max()) or 1.0) if len(finite) else 1.0
+
+
 def grid_size(flow: LocalFlow) -> int:
     """Points a side of the density's grid: 256, fewer for large networks, so that it is drawn in half a minute."""
     weights = sum(weight.numel() for weight in flow.field(1).parameters())
@@ -232,7 +238,7 @@ def spread_out(axis: Axes) -> None:
 
 def draw_dots(axis: Axes, points: Array, colour: str, inches: float) -> None:
     """Points (M, 2) as translucent dots, the fainter and smaller the more there are on a panel of so many inches."""
-    distance = inches / math.sqrt(len(points))
+    distance = inches / math.sqrt(max(1, len(points)))
     size, opacity = np.clip(60 * distance, 0.5, 14), np.clip(10 * distance, 0.25, 0.7)
     axis.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=opacity, linewidths=0, rasterized=True)
 

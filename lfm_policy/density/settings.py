@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lfm_policy.flow import FitOptions, LFMError, LocalFlow, Matching, Schedule, Solver
+from lfm_policy.flow.device import check_device
 from lfm_policy.nets import MLP
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ PAPER: dict[str, Any] = {
     "learning_rate": 2e-4,
     "lr_decay": "step",
     "ema_maximum": 0.0,
-    "normalizer": "standard",
+    "normalizer": "none",
 }
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
@@ -81,6 +82,7 @@ def check_settings(settings: LocalFlowDensity) -> None:
                 raise LFMError(f"{name}: {value!r} must be a number, {told}")
     if settings.patience is not None and not settings.valid_fraction:
         raise LFMError(f"patience: {settings.patience} needs held-out rows; set valid_fraction: 0.1 or patience: null")
+    check_device(settings.device)
     matching_of(settings)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from lfm_policy.data.action_space import check_env_version, installed_version
 from lfm_policy.data.demonstrations import Demonstrations, action_key
 from lfm_policy.data.normalizer import Mode, Normalizer, Statistics
@@ -15,14 +13,6 @@ from lfm_policy.flow import LFMError
 from lfm_policy.flow.random import named_seed
 from lfm_policy.policy import LFMPolicy, PolicySpec
 from lfm_policy.training.config import DataConfig, TrainConfig
-
-
-def check_device(device: str) -> None:
-    """Raise LFMError where torch has no such device on this machine."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise LFMError(f"device: '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu") from error
 
 
 def identify(data: DataConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
+from lfm_policy.flow.device import check_device
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.lfm import check_horizon
 from lfm_policy.policy.serialization import load_weights, read_description, save_policy
@@ -20,7 +21,7 @@ from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
 from lfm_policy.training.folder import Interruption, check_output_dir, prepare_folder
 from lfm_policy.training.logging import RunLog
-from lfm_policy.training.setup import build_policy, check_device, identify, read
+from lfm_policy.training.setup import build_policy, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
 
 SAMPLED_WINDOWS = 256  # held-out windows whose sampled chunks are compared with the demonstrated ones
