@@ -126,7 +126,8 @@ def laws() -> list[Law]:
 def trained(law: Law, seed: int) -> LocalFlow:
     """A chain fitted by Algorithm 1."""
     torch.manual_seed(seed)  # the networks' initial weights; all else draws from named generators
-    flow = LocalFlow([MLP(2, WIDTH, DEPTH) for _ in range(SCHEDULE.n_subflows)], SCHEDULE)
+    knots = [SCHEDULE.clock[n : n + 2] for n in range(SCHEDULE.n_subflows)]
+    flow = LocalFlow([MLP(2, WIDTH, DEPTH, knots=stretch) for stretch in knots], SCHEDULE)
     data = law.sample(TRAINING_SAMPLES, named_generator(seed, "data")).float()
     return fit_local_flow(flow, data, OPTIONS, seed=seed)
 

@@ -17,12 +17,15 @@ Job = Mapping[str, Any]
 Run = Callable[..., dict[str, Any]]
 
 
-def run_jobs(path: Path, run: Run, jobs: Sequence[Job], facts: Mapping[str, Any], n_procs: int = 2) -> list[dict]:
+def run_jobs(
+    path: Path, run: Run, jobs: Sequence[Job], facts: Mapping[str, Any], n_procs: int = 2, keep: bool = False
+) -> list[dict]:
     """Rows {**job, **run(**job), wall_seconds} of all jobs, kept in the JSON file `path`; no row is made twice.
 
-    `run` must be importable (a module's own function). Rows of jobs that are no longer asked for are dropped.
+    `run` must be importable (a module's own function). Rows of jobs that are no longer asked for are dropped, unless
+    `keep` says that these jobs are only some of them.
     """
-    rows = [row for row in _rows(path) if any(_same(job, row) for job in jobs)]
+    rows = [row for row in _rows(path) if keep or any(_same(job, row) for job in jobs)]
     left = [job for job in jobs if not any(_same(job, row) for row in rows)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(n_procs, _one_thread) as pool:
