@@ -22,9 +22,10 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks import widths
 from lfm_policy.density import LocalFlowDensity
 from lfm_policy.density.settings import new_flow
-from lfm_policy.flow import LocalFlow, Schedule
+from lfm_policy.flow import Schedule
 
 Settings = dict[str, Any]
 
@@ -101,7 +102,7 @@ def variants(case: Case, steps: int) -> dict[str, Settings]:
 def check_budget(case: Case, tried: Mapping[str, Settings]) -> None:
     """ValueError unless all cost the same training arithmetic, and all with several networks or a wide one the same
     parameters, within 2 %."""
-    small = parameters(_flow(case, SMALL))
+    small = widths.parameters(case.dim, SMALL, DEPTH, case.n_frequencies)
     steps = tried["pushed_fresh_ot"]["steps"]
     for name, settings in tried.items():
         flow = new_flow(LocalFlowDensity(**settings), case.dim, seed=0)
@@ -146,10 +147,5 @@ def _first_step(n_subflows: int) -> float:
 
 def _width(case: Case, n_networks: int) -> int:
     """Width at which so many networks have most nearly the parameters of four small ones."""
-    wanted = PAPER_N * parameters(_flow(case, SMALL)) / n_networks
-    return min(range(8, 4 * SMALL), key=lambda width: abs(parameters(_flow(case, width)) - wanted))
-
-
-def _flow(case: Case, width: int) -> LocalFlow:
-    settings = LocalFlowDensity(n_subflows=1, width=width, depth=DEPTH, n_frequencies=case.n_frequencies)
-    return new_flow(settings, case.dim, seed=0)
+    small = widths.parameters(case.dim, SMALL, DEPTH, case.n_frequencies)
+    return widths.width_of(round(PAPER_N * small / n_networks), case.dim, DEPTH, case.n_frequencies)

@@ -87,6 +87,11 @@ class Matching:
 
     def draw(self, x: Tensor, n: int, schedule: Schedule, generator: torch.Generator) -> Regression:
         """Regression problem of sub-flow n: v_n(I_t, t) ≈ dI_t/dt."""
+        if self.coupling == "common" and self.interpolant == "geodesic":
+            start = schedule.times[n - 1]
+            ends = ou_angle(start), ou_angle(start + schedule.gamma(n))
+            noise, t = normal(x.shape, x, generator), self.times(len(x), x, generator)
+            return _on_the_circle(x, noise, t, *ends)
         left, right, angle = self.ends(x, n, schedule, generator)
         t = self.times(len(x), x, generator)
         between, target = interpolate(self.interpolant, left, right, t, angle)
@@ -127,6 +132,14 @@ def matching_loss(
 ) -> Tensor:
     """‖v(x, t, c) - target‖², mean over samples and elements."""
     return (velocity(problem.x, problem.t, cond) - problem.target).pow(2).mean()
+
+
+def _on_the_circle(x: Tensor, noise: Tensor, t: Tensor, start: float, end: float) -> Regression:
+    """The geodesic of common noise in closed form, cos φ x_0 + sin φ z with φ from `start` to `end`: a small network's
+    step would spend a twentieth of its time on the two ends and the path between them."""
+    angle = (start + (end - start) * t).reshape(-1, *[1] * (x.dim() - 1))
+    cos, sin = angle.cos(), angle.sin()
+    return Regression(cos * x + sin * noise, t, (end - start) * (cos * noise - sin * x))
 
 
 def _common_noise(x: Tensor, start: float, end: float, generator: torch.Generator) -> Ends:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lfm_policy.flow import COUPLINGS, FitOptions, Fitter, LFMError, LocalFlow, Matching, Schedule, TensorSource
 from lfm_policy.flow import named_generator as generator
+from lfm_policy.flow.interpolant import interpolate
 from lfm_policy.flow.matching import Ends, draw_whole_clock
 from lfm_policy.nets import MLP
 from tests.flow.analytic import GAUSSIAN, MixtureField
@@ -158,6 +159,20 @@ def test_draws_have_shape_and_dtype_of_the_samples(
         assert problem.x.shape == problem.target.shape == x.shape
         assert problem.t.shape == (6,)
         assert {problem.x.dtype, problem.t.dtype, problem.target.dtype} == {dtype}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_geodesic_of_common_noise_runs_between_its_ends(n: int) -> None:
+    """The closed form that is drawn is the interpolant between the two ends that are drawn alike."""
+    x, matching = GAUSSIAN.sample(50, generator(0, "x")), Matching("geodesic", "common", "exact", time_alpha=2.0)
+    problem = matching.draw(x, n, SCHEDULE, generator(1, "draw"))
+    same = generator(1, "draw")
+    left, right, angle = matching.ends(x, n, SCHEDULE, same)
+    t = matching.times(len(x), x, same)
+    between, target = interpolate("geodesic", left, right, t, angle)
+    assert torch.equal(problem.t, t)
+    torch.testing.assert_close(problem.x, between, atol=1e-12, rtol=0)
+    torch.testing.assert_close(problem.target, target, atol=1e-12, rtol=0)
 
 
 def test_common_noise_is_refused_on_pushed_samples() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lfm_policy.nets.embedding import TimeEmbedding
-from lfm_policy.nets.mlp import between_knots
+from lfm_policy.nets.mlp import MLP, between_knots
 from tests.nets.variants import NETWORKS, Variant
 
 every_network = pytest.mark.parametrize("variant", NETWORKS.values(), ids=NETWORKS)
@@ -83,3 +83,6 @@ def test_readings_between_knots_are_those_of_numpys_interpolation(knots: tuple[f
     got = between_knots(t, torch.tensor(knots, dtype=torch.float64))
     torch.testing.assert_close(got, torch.from_numpy(want), atol=1e-12, rtol=0)
     assert between_knots(t.float(), torch.tensor(knots)).dtype == torch.float32
+    if len(knots) == 2:  # the network's own short cut
+        scale, shift = MLP(1, knots=knots)._line or (0.0, 0.0)
+        torch.testing.assert_close(t * scale + shift, torch.from_numpy(want), atol=1e-9, rtol=0)
