@@ -67,7 +67,8 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         ema_maximum: largest decay of the moving average of weights; 0 for none.
         normalizer: `whiten`, `standard` or `none`; its Jacobian is counted.
         valid_fraction: rows held out to watch the likelihood on; 0 for none.
-        patience: evaluations without a better held-out NLL after which a sub-flow ends with its best weights.
+        patience: evaluations without a better held-out NLL after which a sub-flow ends with its best weights; null, or
+            without held-out rows: never.
         evaluations: how often the held-out NLL is looked at per sub-flow.
         tolerance: nats by which doubling the solver's steps may still move a row's log-likelihood.
         n_probes: 0 for the exact trace, else Hutchinson probes per row.
@@ -84,8 +85,8 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     def __init__(
         self,
         n_subflows: int = 4,
-        c: float = 0.15,
-        rho: float = 1.25,
+        c: float = 0.01,
+        rho: float = 3.5,
         interpolant: InterpolantName = "geodesic",
         coupling: CouplingName = "common",
         marginals: MarginalsName = "exact",
@@ -99,17 +100,17 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         depth: int = 3,
         activation: str = "silu",
         n_frequencies: int = 0,
-        steps: int = 5000,
+        steps: int = 4000,
         batch_size: int = 512,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         lr_decay: LrDecay = "cosine",
         lr_factor: float = 0.99,
         lr_every: int = 1000,
         ema_maximum: float = 0.999,
         normalizer: WhiteningMode = "whiten",
         valid_fraction: float = 0.1,
-        patience: int | None = None,
-        evaluations: int = 10,
+        patience: int | None = 5,
+        evaluations: int = 20,
         tolerance: float = 1e-3,
         n_probes: int = 0,
         device: str = "cpu",

@@ -38,6 +38,7 @@ PAPER: dict[str, Any] = {
     "lr_decay": "step",
     "ema_maximum": 0.0,
     "normalizer": "none",
+    "patience": None,
 }
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
@@ -80,8 +81,6 @@ def check_settings(settings: LocalFlowDensity) -> None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
                 raise LFMError(f"{name}: {value!r} must be a number, {told}")
-    if settings.patience is not None and not settings.valid_fraction:
-        raise LFMError(f"patience: {settings.patience} needs held-out rows; set valid_fraction: 0.1 or patience: null")
     check_device(settings.device)
     matching_of(settings)
 
