@@ -150,7 +150,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
 
     @classmethod
     def preset(cls, name: str, **settings: Any) -> LocalFlowDensity:
-        """The estimator with a named set of settings (`default`, `paper`), of which `settings` replace some."""
+        """The estimator with a named set of settings (`default`, `fine`, `paper`), of which `settings` replace some."""
         from lfm_policy.density.settings import preset
 
         return cls(**{**preset(name), **settings})

@@ -40,7 +40,9 @@ PAPER: dict[str, Any] = {
     "normalizer": "none",
     "patience": None,
 }
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
+# structure a hundred times finer than the data's extent, such as lines in a picture
+FINE: dict[str, Any] = {"c": 5e-4, "rho": 9.0, "n_frequencies": 6}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "fine": FINE, "paper": PAPER}
 
 Range = tuple[str, Callable[[float], bool], tuple[str, ...]]
 RANGES: tuple[Range, ...] = (

@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 
-from benchmarks.peers import PROBLEMS, ReversedTime, as_local_flow, equal_width, load, mlp_parameters, run, summary
+from benchmarks.peer_methods import ReversedTime, as_local_flow
+from benchmarks.peers import PROBLEMS, load, run, summary
+from benchmarks.widths import parameters, width_of
 from lfm_policy.density import LocalFlowDensity
 from lfm_policy.flow import Solver, converged_log_prob
 from lfm_policy.flow import named_generator as generator
@@ -46,9 +48,9 @@ def test_a_reversed_network_keeps_its_parameters() -> None:
 def test_one_network_is_as_large_as_the_chain(dim: int) -> None:
     default = LocalFlowDensity()
     counted = sum(weight.numel() for weight in MLP(dim, default.width, default.depth).parameters())
-    assert mlp_parameters(dim, default.width, default.depth) == counted
+    assert parameters(dim, default.width, default.depth, 0) == counted
     total = default.n_subflows * counted
-    width = equal_width(dim, total, default.depth)
+    width = width_of(total, dim, default.depth, 0)
     assert sum(w.numel() for w in MLP(dim, width, default.depth).parameters()) == pytest.approx(total, rel=0.02)
 
 
