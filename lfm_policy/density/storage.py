@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from lfm_policy.data import saved
 from lfm_policy.data.whitening import Whitener
 from lfm_policy.density.estimator import LocalFlowDensity
 from lfm_policy.density.settings import check_settings, new_flow
@@ -19,7 +19,7 @@ from lfm_policy.flow import LFMError
 from lfm_policy.provenance import versions
 
 FORMAT, TYPE = 1, "density"
-DENSITY_FILE, MODEL_FILE, CHECKPOINTS = "density.json", "model.safetensors", "checkpoints"
+DENSITY_FILE, MODEL_FILE = "density.json", "model.safetensors"
 
 
 def save_density(density: LocalFlowDensity, path: Path, overwrite: bool) -> Path:
@@ -91,29 +91,12 @@ def rebuild(description: dict[str, Any], folder: Path) -> LocalFlowDensity:
 
 def load_weights(density: LocalFlowDensity, folder: Path) -> None:
     """Fill a density with the weights and the whitener of a folder."""
-    try:
-        tensors = load_file(folder / MODEL_FILE)
-        for prefix, module in (("flow.", density.flow_), ("whitener.", density.whitener_)):
-            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            module.load_state_dict(own)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        lines = str(error).splitlines()  # torch heads its list of misfits with a line that names none
-        reason = lines[min(1, len(lines) - 1)].strip().rstrip(".")
-        raise LFMError(f"{folder / MODEL_FILE}: cannot be read ({reason}); use another one") from error
+    saved.load_modules(folder / MODEL_FILE, {"flow.": density.flow_, "whitener.": density.whitener_})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Contents of a folder's density.json."""
-    file = folder / DENSITY_FILE
-    try:
-        description = json.loads(file.read_text())
-    except (OSError, ValueError) as error:  # ValueError: neither JSON nor even text
-        raise LFMError(f"{file}: cannot be read ({error}); use another one") from error
-    if not isinstance(description, dict) or description.get("type") != TYPE:
-        raise LFMError(f"{file}: describes no density; use another one")
-    if description.get("format") != FORMAT:
-        raise LFMError(f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads")
-    return description
+    return saved.read_description(folder / DENSITY_FILE, TYPE, FORMAT, "density")
 
 
 def read_columns(path: Path) -> list[str]:
@@ -130,10 +113,4 @@ def is_density(path: Path) -> bool:
 
 def find_density(path: Path) -> Path:
     """The folder that `path` is, or the newest checkpoint in the run's folder that it is."""
-    if is_density(path):
-        return path
-    complete = [file.parent for file in (path / CHECKPOINTS).glob(f"step_*/{DENSITY_FILE}")]
-    if complete:
-        return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")))
-    what = "holds no density" if path.exists() else "does not exist"
-    raise LFMError(f"{path}: {what}; give a folder with {DENSITY_FILE} or a run's output_dir")
+    return saved.find_folder(path, DENSITY_FILE)

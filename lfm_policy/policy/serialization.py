@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from lfm_policy.data import saved
 from lfm_policy.flow import LFMError
 from lfm_policy.policy.base import Policy
 from lfm_policy.policy.lfm import LFMConfig, LFMPolicy
@@ -16,7 +16,6 @@ from lfm_policy.policy.spec import PolicySpec
 
 FORMAT, TYPE = 1, "lfm"
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
-CHECKPOINTS = "checkpoints"
 
 
 def save_policy(policy: LFMPolicy, folder: Path, **facts: Any) -> None:
@@ -56,37 +55,14 @@ def load_policy(path: str | Path) -> Policy:
 
 def load_weights(policy: LFMPolicy, folder: Path) -> None:
     """Fill a policy with a checkpoint's weights and normalisers."""
-    try:
-        policy.load_state_dict(load_file(folder / MODEL_FILE))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        lines = str(error).splitlines()  # torch heads its list of misfits with a line that names none
-        reason = lines[min(1, len(lines) - 1)].strip().rstrip(".")
-        raise LFMError(f"{folder / MODEL_FILE}: cannot be read ({reason}); use another checkpoint") from error
+    saved.load_modules(folder / MODEL_FILE, {"": policy})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Contents of a checkpoint's policy.json."""
-    file = folder / POLICY_FILE
-    try:
-        description = json.loads(file.read_text())
-    except (OSError, ValueError) as error:  # ValueError: neither JSON nor even text
-        raise LFMError(f"{file}: cannot be read ({error}); use another checkpoint") from error
-    if not isinstance(description, dict) or description.get("type") != TYPE:
-        raise LFMError(f"{file}: describes no policy of type {TYPE}; use another checkpoint")
-    if description.get("format") != FORMAT:
-        raise LFMError(
-            f"{file}: format {description.get('format')} is not {FORMAT}, which this version reads; train anew"
-        )
-    return description
+    return saved.read_description(folder / POLICY_FILE, TYPE, FORMAT, f"policy of type {TYPE}")
 
 
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that `path` is, or the newest one in the run's folder that it is."""
-    path = Path(path)
-    if (path / POLICY_FILE).is_file():
-        return path
-    complete = [file.parent for file in (path / CHECKPOINTS).glob(f"step_*/{POLICY_FILE}")]
-    if complete:
-        return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")))
-    what = "holds no checkpoint" if path.exists() else "does not exist"
-    raise LFMError(f"{path}: {what}; give a checkpoint folder (with {POLICY_FILE}) or a run's output_dir")
+    return saved.find_folder(Path(path), POLICY_FILE)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.flow import LFMError
-from lfm_policy.policy.serialization import CHECKPOINTS
 
 STATE_FILE = "training_state.pt"
 
