@@ -11,6 +11,7 @@ from lfm_policy.flow import LFMError
 
 if TYPE_CHECKING:
     from lfm_policy.density.config import DensityConfig
+    from lfm_policy.density.estimator import LocalFlowDensity
 
 ACTIONS = {
     "train": "learn the density of a table or a picture",
@@ -61,14 +62,13 @@ def evaluate(config: DensityConfig) -> int:
     """Print the likelihoods and write them to evaluation.json."""
     from lfm_policy.density.report import PARTS, told
     from lfm_policy.density.report import evaluate as figures
-    from lfm_policy.density.run import EVALUATION_FILE
-    from lfm_policy.density.storage import load_density
+    from lfm_policy.density.run import EVALUATION_FILE, check_table_of
     from lfm_policy.evaluation.files import write_json
     from lfm_policy.progress import progress_bar
     from lfm_policy.provenance import provenance
 
-    _threads(config)
-    density, table = load_density(Path(config.output_dir)), config.data.load(config.seed)
+    density, table = _trained(config), config.data.load(config.seed)
+    check_table_of(Path(config.output_dir), table)
     total = sum(len(getattr(table, part)[: config.evaluation.rows]) for part in PARTS)
     with progress_bar("likelihoods", total, unit="row") as bar:
         found = figures(density, table, config.evaluation.rows, bar.update)
@@ -81,17 +81,15 @@ def evaluate(config: DensityConfig) -> int:
 def sample(config: DensityConfig, out: str, n: int, sample_seed: int) -> int:
     """Draw rows into a file."""
     from lfm_policy.data.table_files import write_numbers
-    from lfm_policy.density.storage import load_density, read_columns
+    from lfm_policy.density.storage import read_columns
     from lfm_policy.evaluation.files import check_outputs, check_suffix
 
     if n < 1:
         raise LFMError(f"--n {n}: must be 1 or more")
     check_outputs({"out": out}, config.overwrite)
     check_suffix("out", out, SUFFIXES)
-    _threads(config)
-    folder = Path(config.output_dir)
-    density = load_density(folder)
-    write_numbers(out, density.sample(n, sample_seed), read_columns(folder))
+    rows = _trained(config).sample(n, sample_seed)
+    write_numbers(out, rows, read_columns(Path(config.output_dir)))
     print(f"{n:,} rows: {out}")
     return 0
 
@@ -99,12 +97,12 @@ def sample(config: DensityConfig, out: str, n: int, sample_seed: int) -> int:
 def plot(config: DensityConfig) -> int:
     """Draw every picture into the run's folder plots/."""
     from lfm_policy.density.plots import draw_all
-    from lfm_policy.density.run import PLOTS
-    from lfm_policy.density.storage import load_density
+    from lfm_policy.density.run import PLOTS, check_table_of
 
-    _threads(config)
     folder = Path(config.output_dir)
-    drawn = draw_all(load_density(folder), config.data.load(config.seed), folder / PLOTS, config.seed)
+    density, table = _trained(config), config.data.load(config.seed)
+    check_table_of(folder, table)
+    drawn = draw_all(density, table, folder / PLOTS, config.seed)
     print(f"pictures: {', '.join(str(path) for path in drawn)}")
     return 0
 
@@ -129,11 +127,16 @@ def _config(values: dict[str, Any]) -> DensityConfig:
     return DensityConfig(**values, model=settings)
 
 
-def _threads(config: DensityConfig) -> None:
+def _trained(config: DensityConfig) -> LocalFlowDensity:
+    """The run's density, on the device and to the tolerance that the command asks for."""
     import torch
+
+    from lfm_policy.density.storage import load_density
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    density = load_density(Path(config.output_dir), config.model["device"])
+    return density.set_params(tolerance=config.model["tolerance"], n_probes=config.model["n_probes"])
 
 
 def _help(prog: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import re
 import warnings
 import zipfile
 import zlib
@@ -68,7 +69,8 @@ def check_finite(values: Array, columns: Sequence[str], where: str) -> None:
         others = int(finite.size - finite.sum()) - 1
         more = f", and {others} more are not finite" if others else ""
         place = f"column {columns[column]!r}, row {row}"
-        raise LFMError(f"{where}: {place} is {values[row, column]}{more}; drop or fill such rows first")
+        value = "NaN" if np.isnan(values[row, column]) else f"{values[row, column]}"
+        raise LFMError(f"{where}: {place} is {value}{more}; drop or fill such rows first")
 
 
 def _file_and_key(path: str | Path) -> tuple[Path, str | None]:
@@ -211,6 +213,8 @@ def _read_parquet(file: Path, key: str | None) -> Columns:
     parquet = _pyarrow(file, "parquet")
     with readable(file):
         table = parquet.ParquetFile(file).read()
+    # a data frame's index, which pandas stores as a column: row numbers are no measurement
+    table = table.drop_columns([name for name in table.schema.names if re.fullmatch(r"__index_level_\d+__", name)])
     names = list(table.schema.names)
     return names, lambda chosen: _of_columns(table, names, chosen, file)
 

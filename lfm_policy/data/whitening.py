@@ -46,17 +46,25 @@ class Whitener(nn.Module):
         whitener = cls(data.shape[1])
         if mode == "none":
             return whitener
+        names = [str(index) for index in range(data.shape[1])] if columns is None else columns
         deviation = data.std(0, unbiased=False)
+        for column, value in enumerate(deviation.tolist()):
+            if not 1e-150 < value < 1e150:  # whose square is still a number
+                raise LFMError(f"column {names[column]}: deviation {value:g} is out of range; give it in other units")
         whitener.mean.copy_(data.mean(0))
         if mode == "standard":
             whitener.matrix.copy_(torch.diag(1 / deviation))
             whitener.inverse.copy_(torch.diag(deviation))
             return whitener
+        if len(data) <= data.shape[1]:
+            raise LFMError(
+                f"{len(data)} rows to learn from for {data.shape[1]} columns are too few to whiten; give more rows, or "
+                "fewer columns"
+            )
         standardised = (data - whitener.mean) / deviation
         values, vectors = torch.linalg.eigh(standardised.T @ standardised / len(data))
         if values[0] < SINGULAR * values[-1]:
-            column = int(vectors[:, 0].abs().argmax())
-            name = columns[column] if columns is not None else column
+            name = names[int(vectors[:, 0].abs().argmax())]
             raise LFMError(
                 f"column {name}: is a linear combination of others, so the table has no density; drop it "
                 "(normalizer: standard would accept it and report a meaningless likelihood)"

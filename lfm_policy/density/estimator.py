@@ -15,11 +15,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from lfm_policy.data.tables import check_table
+from lfm_policy.data.table_files import check_finite, check_table
 from lfm_policy.data.whitening import Whitener, WhiteningMode
 from lfm_policy.density.fitting import DensityFitter, Evaluation
 from lfm_policy.density.settings import LrDecay, check_settings, fit_options, new_flow
-from lfm_policy.flow import Likelihood, Solver, converged_log_prob, named_generator
+from lfm_policy.flow import LFMError, Likelihood, Solver, converged_log_prob, named_generator
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.flow.random import named_seed
@@ -52,7 +52,8 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         time_beta: second parameter of it.
         shared_start: steps of training one network on all stretches before it is copied to each.
         warm_subflows: begin sub-flow n + 1 with the weights of sub-flow n.
-        share_weights: one network for all sub-flows, trained on all together.
+        share_weights: one network for all sub-flows, trained on all together with common noise for `n_subflows` times
+            `steps` steps; the settings of pairs and times do not matter then.
         initial_diffusion: OU time by which the whitened data are diffused; the density is then that of the diffused.
         width: units of a hidden layer.
         depth: hidden layers.
@@ -67,9 +68,9 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         ema_maximum: largest decay of the moving average of weights; 0 for none.
         normalizer: `whiten`, `standard` or `none`; its Jacobian is counted.
         valid_fraction: rows held out to watch the likelihood on; 0 for none.
-        patience: evaluations without a better held-out NLL after which a sub-flow ends with its best weights; null, or
-            without held-out rows: never.
-        evaluations: how often the held-out NLL is looked at per sub-flow.
+        patience: evaluations without a better figure of the held-out rows after which a sub-flow ends with its best
+            weights; None, or without held-out rows: never.
+        evaluations: how often held-out rows are looked at per sub-flow.
         tolerance: nats by which doubling the solver's steps may still move a row's log-likelihood.
         n_probes: 0 for the exact trace, else Hutchinson probes per row.
         device: `cpu`, `cuda`, …
@@ -78,7 +79,8 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     Attributes:
         flow_: the chain of sub-flows, on whitened rows.
         whitener_: the affine map before it.
-        history_: what was seen in training: sub-flow, step, loss, valid_loss, valid_nll (of whitened rows).
+        history_: what was seen in training: sub-flow, step, loss, valid_loss, valid_nll (in the table's own units).
+        settings_: the settings that shaped `flow_`, whatever is set afterwards.
         n_features_in_: columns.
     """
 
@@ -158,14 +160,19 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: object = None) -> LocalFlowDensity:
         """Fit to rows X (M, d); `y` is ignored.
 
-        LFMError (a ValueError) where X holds NaN, constant or dependent columns or fewer rows than columns,
-        where a setting is impossible, or where the loss diverges.
+        LFMError (a ValueError) where X holds NaN, constant or dependent columns or too few rows, where a setting
+        is impossible, or where the loss diverges; the estimator is then not fitted.
         """
-        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        self._forget()
+        check_settings(self)
+        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_all_finite=False)
         seed = int(check_random_state(self.random_state).randint(2**31))
         train, valid = _split(_tensor(rows), self.valid_fraction, seed)
-        fitter = self.begin(train, valid, seed, self.columns)
-        fitter.run(self.record)
+        try:
+            self.begin(train, valid, seed, self.columns).run(self.record)
+        except BaseException:
+            self._forget()
+            raise
         return self
 
     def begin(
@@ -176,16 +183,20 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         For those who train step by step, checkpoint and resume; `record` notes what it reports.
         """
         check_settings(self)
-        self.n_features_in_ = train.shape[1]
         columns = [str(index) for index in range(train.shape[1])] if columns is None else columns
+        for part in (train, valid):
+            if part is not None:
+                check_finite(part.numpy(), columns, "X")
         check_table(train.numpy(), columns, "X")
+        self.n_features_in_ = train.shape[1]
+        self.settings_ = {**self.get_params(), "random_state": seed}
         self.history_: list[dict[str, Any]] = []
         self.whitener_ = Whitener.fit(train.double(), self.normalizer, columns)
         self.flow_ = new_flow(self, train.shape[1], named_seed(seed, "weights")).to(self.device)
         options = fit_options(self, len(train))
-        every = max(1, -(-self.steps // self.evaluations))
         held = None if valid is None else self._whitened(valid).float()
-        return DensityFitter(self.flow_, self._whitened(train).float(), held, options, every, self.patience, seed)
+        rows = self._whitened(train).float()
+        return DensityFitter(self.flow_, rows, held, options, self.evaluations, self.patience, seed)
 
     def record(self, seen: Evaluation) -> None:
         """Add an evaluation to `history_`, its NLL turned into the table's own units."""
@@ -205,13 +216,16 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     def likelihood(self, X: ArrayLike, on_piece: Callable[[int], None] | None = None) -> Likelihood:
         """Log-likelihoods of rows X (M, d) in nats with their numerical errors, and at every sub-flow's boundary.
 
-        Solved in float64, row by row independent of the others. `on_piece` hears how many rows are done.
+        Solved in float64, each row independent of the others; with Hutchinson's estimate, a row's probes belong to its
+        place. `on_piece` hears how many rows are done.
         """
         whitened = self._whitened(self._checked(X)).double()
         flow, parts = copy.deepcopy(self.flow_).double(), []
         with torch.no_grad():
             for i, piece in enumerate(whitened.split(PIECE)):
-                part = converged_log_prob(flow, piece, None, self.tolerance, n_probes=self.n_probes, seed=i)
+                part = converged_log_prob(
+                    flow, piece, None, self.tolerance, n_probes=self.n_probes, seed=i, first_row=i * PIECE
+                )
                 parts.append(part)
                 if on_piece:
                     on_piece(len(piece))
@@ -222,6 +236,8 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     ) -> NDArray[np.float64]:
         """Rows (n_samples, d) drawn from the density, in the table's own units."""
         check_is_fitted(self)
+        if n_samples < 0:
+            raise LFMError(f"n_samples: {n_samples} must not be negative")
         seed = int(check_random_state(random_state).randint(2**31))
         parts = []
         with torch.no_grad():
@@ -239,17 +255,25 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         return save_density(self, Path(path), overwrite)
 
     @classmethod
-    def load(cls, path: str | Path) -> LocalFlowDensity:
-        """The estimator that `save` wrote, or the newest checkpoint of a run of `lfm density train`."""
+    def load(cls, path: str | Path, device: str = "cpu") -> LocalFlowDensity:
+        """The estimator that `save` wrote, or the newest checkpoint of a run of `lfm density train`, on `device`."""
         from lfm_policy.density.storage import load_density
 
-        return load_density(Path(path))
+        return load_density(Path(path), device)
 
     @property
     def columns(self) -> list[str] | None:
         """Names of the columns, where fitted to a data frame."""
         names = getattr(self, "feature_names_in_", None)
         return None if names is None else list(names)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "flow_")
+
+    def _forget(self) -> None:
+        """Be unfitted: a fit that fails must not leave half of a model behind."""
+        for name in ("flow_", "whitener_", "history_", "settings_"):
+            self.__dict__.pop(name, None)
 
     def _checked(self, X: ArrayLike) -> Tensor:
         check_is_fitted(self)
@@ -260,7 +284,9 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
 
 
 def _tensor(rows: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())  # torch warns of memory it may not write
+    """As a tensor; torch takes no negative strides, and warns of memory that it may not write."""
+    rows = np.ascontiguousarray(rows)
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
 
 def _split(rows: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor | None]:

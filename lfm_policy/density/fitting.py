@@ -19,6 +19,7 @@ WATCHED_ROWS = (
 )
 EXACT_TRACE_BELOW = 17  # dimensions; above, the watched likelihood takes Hutchinson's estimate from fixed probes
 PROBES = 4
+DRAWS = 4000  # regression problems, at least, that a held-out loss is a mean over
 WATCH_SOLVER = Solver("rk4", steps=4)
 
 
@@ -33,11 +34,13 @@ class Evaluation(NamedTuple):
 
 
 class DensityFitter:
-    """A `Fitter` that evaluates every `every` steps and, with `patience`, stops a sub-flow that no longer improves.
+    """A `Fitter` that evaluates every stage so many times and, with `patience`, stops one that no longer improves.
 
-    The figure watched is the NLL of held-out samples under the sub-flows trained so far, taken as a flow to
-    N(0, I) of their own. After `patience` evaluations without a better one the sub-flow ends, with the best weights.
-    Without `valid` nothing is watched. `train` and `valid` are normalised samples (M, d) in float32.
+    What decides is the NLL of held-out samples while the last sub-flow trains, or one network on all stretches;
+    before that the held-out loss, since the NLL under the first n sub-flows, taken as a flow to N(0, I) of their own,
+    is least for one that overshoots its target towards N(0, I). After `patience` evaluations without a better figure
+    the sub-flow ends, with the best weights. Without `valid` nothing is watched. `train` and `valid` are normalised
+    samples (M, d) in float32.
     """
 
     def __init__(
@@ -46,13 +49,14 @@ class DensityFitter:
         train: Tensor,
         valid: Tensor | None,
         options: FitOptions,
-        every: int,
+        evaluations: int,
         patience: int | None = None,
         seed: int = 0,
     ) -> None:
         held = None if valid is None else TensorSource(valid[:HELD_ROWS])
         self.fitter = Fitter(flow, TensorSource(train), options, seed, held)
-        self.every, self.patience, self.seed = every, patience, seed
+        self.evaluations, self.patience, self.seed = evaluations, patience, seed
+        self.every = 1  # steps between two looks
         self.valid = valid
         self._losses: list[float] = []
         self._watched: _Watched | None = None
@@ -91,7 +95,7 @@ class DensityFitter:
         return {
             "fitter": self.fitter.state_dict(),
             "losses": list(self._losses),
-            "best": {"nll": self._best, "since": self._since, "weights": self._best_weights},
+            "best": {"figure": self._best, "every": self.every, "since": self._since, "weights": self._best_weights},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,11 +103,12 @@ class DensityFitter:
         self.fitter.load_state_dict(state["fitter"])
         self._begin()
         self._losses, best = state["losses"], state["best"]
-        self._best, self._since, self._best_weights = best["nll"], best["since"], best["weights"]
+        self._best, self._since, self._best_weights = best["figure"], best["since"], best["weights"]
+        self.every = best["every"]  # a stage that has ended early no longer says how long it was to be
 
     def _begin(self) -> None:
         self._losses = []
-        self._best, self._since, self._best_weights = torch.inf, 0, None
+        self._begin_stage(self.fitter.stage)
         if self.valid is None:
             return
         x = self.valid[:WATCHED_ROWS]
@@ -118,21 +123,27 @@ class DensityFitter:
         """Leave a finished sub-flow behind: the next step begins another."""
         if self._watched is not None:
             self._watched.pass_through(self.fitter.current.n)
+        self._begin_stage(self.fitter.stage + 1)
+
+    def _begin_stage(self, stage: int) -> None:
         self._best, self._since, self._best_weights = torch.inf, 0, None
+        self.every = max(1, -(-self.fitter.stages[stage].steps // self.evaluations))
 
     def _evaluate(self, report: StepReport) -> Evaluation:
         loss, self._losses = sum(self._losses) / len(self._losses), []
         if self._watched is None:
             return Evaluation(report.n, report.step, loss, None, None)
         nll = self._watched.nll(report.n)
+        valid_loss = self.fitter.held_out_loss(draws=-(-DRAWS // len(self._watched.x)))
         if self.patience is not None:
-            self._watch(nll)
-        return Evaluation(report.n, report.step, loss, self.fitter.held_out_loss(), nll)
+            assert valid_loss is not None
+            self._watch(nll if report.n in (WHOLE_CLOCK, self.flow.n_subflows) else valid_loss)
+        return Evaluation(report.n, report.step, loss, valid_loss, nll)
 
-    def _watch(self, nll: float) -> None:
+    def _watch(self, figure: float) -> None:
         network = self.flow.field(max(self.fitter.current.n, 1))
-        if nll < self._best:
-            self._best, self._since = nll, 0
+        if figure < self._best:
+            self._best, self._since = figure, 0
             self._best_weights = {name: weight.clone() for name, weight in network.state_dict().items()}
         else:
             self._since += 1

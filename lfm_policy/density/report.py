@@ -60,9 +60,9 @@ def told(evaluation: dict[str, Any]) -> str:
     lines = [f"{'':<12}{'rows':>8}   {'NLL in nats':<20}" + ("  above the entropy" if known else "")]
     for part, name in PARTS.items():
         f = parts[part]
-        line = f"{name:<12}{f['rows']:>8,}   {f['nll']:>9.4f} ± {f['standard_error']:<8.4f}"
+        line = f"{name:<12}{f['rows']:>8,}   {f['nll']:>9.4f} ± {_told(f['standard_error']):<8}"
         if "kl" in f:
-            line += f"  {f['kl']:>9.4f} ± {f['kl_standard_error']:.4f}"
+            line += f"  {f['kl']:>9.4f} ± {_told(f['kl_standard_error'])}"
         lines.append(line.rstrip())
     boundaries = "  ".join(f"{value:.3f}" for value in parts["test"]["boundaries"])
     lines.append(f"test NLL after each sub-flow, from none to all: {boundaries}")
@@ -76,11 +76,15 @@ def told(evaluation: dict[str, Any]) -> str:
             f"{worst['unconverged']} rows did not come to rest within the tolerance of {evaluation['tolerance']:g}"
         )
     if "probe_error" in parts["test"]:
-        lines.append(
-            f"Hutchinson's estimate adds a standard error of {parts['test']['probe_error']:.4f} to the test NLL"
-        )
+        lines.append(f"of the test NLL's ±, Hutchinson's estimate makes {parts['test']['probe_error']:.4f}")
+
     return "\n".join(lines)
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
+def _standard_error(values: NDArray[np.float64]) -> float | None:
+    """None for a single value, which has none."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _told(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.4f}"

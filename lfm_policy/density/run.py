@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.data.tables import Table
 from lfm_policy.density.config import DensityConfig
 from lfm_policy.density.fitting import Evaluation
@@ -17,7 +19,7 @@ from lfm_policy.density.storage import find_density, load_weights, read_descript
 from lfm_policy.flow import LFMError
 from lfm_policy.progress import progress_bar
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
-from lfm_policy.training.folder import RUN_PARTS, Interruption, check_output_dir, prepare_folder
+from lfm_policy.training.folder import RUN_PARTS, Interruption, check_output_dir, prepare_folder, remove_parts
 from lfm_policy.training.logging import RunLog
 
 EVALUATION_FILE, PLOTS = "evaluation.json", "plots"
@@ -69,13 +71,23 @@ class DensityRun:
                     _, seen = self.fitter.step()
                     bar.update()
                     if seen:
+                        self._note(log, seen)
                         bar.set_description(self._told(seen), refresh=False)
                         bar.total = inner.total_steps  # early stopping takes steps off
-                        self._note(log, seen)
+        except LFMError:
+            self._leave_nothing()
+            raise
         finally:
             bar.close()
             log.close()
         return self._save()
+
+    def _leave_nothing(self) -> None:
+        """Remove what was begun where there is nothing yet to resume from: the same command may then be given again."""
+        if not (self.folder / CHECKPOINTS).exists():
+            remove_parts(self.folder, PARTS)
+            with contextlib.suppress(OSError):  # there may be other files, the user's own
+                self.folder.rmdir()
 
     def _told(self, seen: Evaluation) -> str:
         n = f"sub-flow {seen.n} of {self.fitter.flow.n_subflows}" if seen.n else "all stretches together"
@@ -115,6 +127,23 @@ class DensityRun:
         self.fitter.load_state_dict(load_training_state(folder))
         inner = self.fitter.fitter
         self.say(f"resumed at step {inner.steps_done} of {inner.total_steps}")
+
+
+def check_table_of(folder: Path, table: Table) -> None:
+    """Raise LFMError where a table is not the one that a saved density was trained on: its parts would be mixed up."""
+    trained = read_description(find_density(folder)).get("table")
+    if trained is None:
+        return
+    if trained["columns"] != list(table.columns):
+        raise LFMError(
+            f"data: columns {', '.join(table.columns)} are not those of {folder}, {', '.join(trained['columns'])}; "
+            "give the table it was trained on"
+        )
+    if trained["sha256"] != identity(table)["sha256"]:
+        raise LFMError(
+            f"data: {table.source} is not what {folder} was trained on ({trained['source']}), or is split by another "
+            "seed, so rows of training would count as test; give the same, or score other rows in Python"
+        )
 
 
 def identity(table: Table) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -44,24 +45,24 @@ PAPER: dict[str, Any] = {
 FINE: dict[str, Any] = {"c": 5e-4, "rho": 9.0, "n_frequencies": 6}
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "fine": FINE, "paper": PAPER}
 
-Range = tuple[str, Callable[[float], bool], tuple[str, ...]]
+# what a number must be, the kind of number, how to test it (NaN fails all), and the settings that it holds for
+Range = tuple[str, type, Callable[[float], bool], tuple[str, ...]]
 RANGES: tuple[Range, ...] = (
     (
-        "1 or more",
+        "a whole number, 1 or more",
+        Integral,
         lambda value: value >= 1,
         ("n_subflows", "width", "depth", "steps", "batch_size", "lr_every", "patience", "evaluations"),
     ),
     (
-        "positive and finite",
+        "a number, positive and finite",
+        Real,
         lambda value: 0 < value < math.inf,
         ("c", "rho", "time_alpha", "time_beta", "learning_rate", "lr_factor", "tolerance"),
     ),
-    (
-        "0 or more and finite",
-        lambda value: 0 <= value < math.inf,
-        ("shared_start", "initial_diffusion", "n_frequencies", "n_probes"),
-    ),
-    ("0 or more and below 1", lambda value: 0 <= value < 1, ("valid_fraction", "ema_maximum")),
+    ("a whole number, 0 or more", Integral, lambda value: value >= 0, ("shared_start", "n_frequencies", "n_probes")),
+    ("a number, 0 or more and finite", Real, lambda value: 0 <= value < math.inf, ("initial_diffusion",)),
+    ("a number, 0 or more and below 1", Real, lambda value: 0 <= value < 1, ("valid_fraction", "ema_maximum")),
 )
 
 
@@ -76,13 +77,13 @@ def preset(name: str) -> dict[str, Any]:
 
 def check_settings(settings: LocalFlowDensity) -> None:
     """LFMError with name, value and range of the first impossible setting."""
-    for told, fits, names in RANGES:
+    for told, kind, fits, names in RANGES:
         for name in names:
             value = getattr(settings, name)
             if value is None and name == "patience":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-                raise LFMError(f"{name}: {value!r} must be a number, {told}")
+            if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):  # type: ignore[arg-type]
+                raise LFMError(f"{name}: {value!r} must be {told}")
     check_device(settings.device)
     matching_of(settings)
 

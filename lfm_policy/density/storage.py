@@ -16,6 +16,7 @@ from lfm_policy.data.whitening import Whitener
 from lfm_policy.density.estimator import LocalFlowDensity
 from lfm_policy.density.settings import check_settings, new_flow
 from lfm_policy.flow import LFMError
+from lfm_policy.flow.device import check_device
 from lfm_policy.provenance import versions
 
 FORMAT, TYPE = 1, "density"
@@ -49,7 +50,8 @@ def write_density(density: LocalFlowDensity, folder: Path, **facts: Any) -> None
     description = {
         "format": FORMAT,
         "type": TYPE,
-        "settings": density.get_params(),
+        # what shaped the flow is what it was fitted with; how it is scored may have been set since
+        "settings": {**density.settings_, "tolerance": density.tolerance, "n_probes": density.n_probes},
         "n_features": density.n_features_in_,
         "columns": density.columns,
         "versions": versions(),
@@ -59,8 +61,8 @@ def write_density(density: LocalFlowDensity, folder: Path, **facts: Any) -> None
     (folder / DENSITY_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_density(path: Path) -> LocalFlowDensity:
-    """Read a saved density, or the newest checkpoint of a run's folder; needs no table.
+def load_density(path: Path, device: str = "cpu") -> LocalFlowDensity:
+    """Read a saved density, or the newest checkpoint of a run's folder, onto `device`; needs no table.
 
     LFMError where the folder is none, is damaged, or holds sub-flows that are not all trained.
     """
@@ -68,16 +70,18 @@ def load_density(path: Path) -> LocalFlowDensity:
     description = read_description(folder)
     if description.get("trained", True) is not True:
         raise LFMError(f"{folder}: not all sub-flows are trained yet; continue with `lfm density train --resume true`")
-    density = rebuild(description, folder)
+    check_device(device)
+    density = rebuild(description, folder, device)
     load_weights(density, folder)
     return density
 
 
-def rebuild(description: dict[str, Any], folder: Path) -> LocalFlowDensity:
+def rebuild(description: dict[str, Any], folder: Path, device: str) -> LocalFlowDensity:
     """The estimator that density.json describes, with an untrained flow."""
     try:
-        density = LocalFlowDensity(**description["settings"])
+        density = LocalFlowDensity(**{**description["settings"], "device": device})
         check_settings(density)
+        density.settings_ = density.get_params()
         density.n_features_in_ = int(description["n_features"])
         if description["columns"] is not None:
             density.feature_names_in_ = np.array(description["columns"], dtype=object)

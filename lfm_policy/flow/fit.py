@@ -126,25 +126,26 @@ class Fitter:
         if not math.isfinite(value):
             place = "all stretches together" if n == WHOLE_CLOCK else f"sub-flow {n}"
             raise LFMError(
-                f"loss of {place} is {value} at step {k + 1}; lower training.learning_rate "
-                f"({self.options.learning_rate:g}) or look for outliers in the data with `lfm inspect`"
+                f"loss of {place} is {value} at step {k + 1}; lower learning_rate "
+                f"({self.options.learning_rate:g}), or look for outliers in the data"
             )
         rate = self.descent.step(loss, k, steps)
         self.step_in_stage += 1
         return StepReport(n, k + 1, value, rate)
 
     @torch.no_grad()
-    def held_out_loss(self) -> float | None:
-        """Loss of the EMA weights on held-out samples with the same draws each time; None without any."""
+    def held_out_loss(self, draws: int = 1) -> float | None:
+        """Loss of the EMA weights on held-out samples, the same `draws` of each every time; None without any."""
         if self.valid is None:
             return None
         n, total = self.current.n, 0.0
         for i, index in enumerate(slices(len(self.valid), self.options.push_batch_size)):
             x, cond = self.valid.batch(index)
-            problem = self._draw(x, named_generator(self.seed, "valid", n, i))
-            loss = matching_loss(self._velocity(self.flow.field(max(n, 1))), problem, cond)
-            total += loss.item() * len(index)
-        return total / len(self.valid)
+            for draw in range(draws):
+                problem = self._draw(x, named_generator(self.seed, "valid", n, i, draw))
+                loss = matching_loss(self._velocity(self.flow.field(max(n, 1))), problem, cond)
+                total += loss.item() * len(index)
+        return total / (len(self.valid) * draws)
 
     def end_stage(self) -> None:
         """Let the current stage be over now: the next step begins the next one (early stopping)."""

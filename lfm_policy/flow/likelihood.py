@@ -68,6 +68,7 @@ def converged_log_prob(
     n_probes: int = 0,
     seed: int = 0,
     memory: int = MEMORY,
+    first_row: int = 0,
 ) -> Likelihood:
     """log p(x) of samples (B, *shape), each solved with so many steps that doubling moves it by < `tolerance`.
 
@@ -75,7 +76,7 @@ def converged_log_prob(
     may stand still by chance while they still move. Every sample has its own number of steps per sub-flow,
     from 2 `first_steps` to `max_steps`: its figure does not depend on its batch mates. The exact trace with
     `n_probes` = 0, else Hutchinson's with the same probes at every doubling. A sample that still moves at
-    `max_steps` keeps its last figure. LFMError where a figure is not finite.
+    `max_steps` keeps its last figure. LFMError where a figure is not finite; it counts rows from `first_row`.
     """
     generator = named_generator(seed, "probes")
     probes = signs((n_probes, *x.flatten(1).shape), x, generator) if n_probes else None
@@ -94,7 +95,7 @@ def converged_log_prob(
     if not found.log_prob.isfinite().all():
         row = int((~found.log_prob.isfinite()).nonzero()[0, 0])
         raise LFMError(
-            f"log-likelihood of row {row} is {found.log_prob[row].item()}: its path leaves the numbers; "
+            f"log-likelihood of row {first_row + row} is {found.log_prob[row].item()}: its path leaves the numbers; "
             "train longer or with a lower learning_rate, or look whether the row is an outlier"
         )
     at_rest = torch.ones(len(x), dtype=torch.bool)

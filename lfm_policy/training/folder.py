@@ -34,15 +34,20 @@ def check_output_dir(output_dir: str, resume: bool, overwrite: bool, find: Calla
 def prepare_folder(folder: Path, config: dict[str, Any], overwrite: bool, parts: tuple[str, ...] = RUN_PARTS) -> None:
     """Make the folder and write its config.yaml; `overwrite` removes an earlier run's `parts` first."""
     if overwrite:
-        for part in parts:
-            path = folder / part
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_parts(folder, parts)
     config = {**config, "resume": False, "overwrite": False, "stop_after": None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
     except OSError as error:
         raise LFMError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another") from error
+
+
+def remove_parts(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
+    """Remove those files and folders of a run that are there."""
+    for part in parts:
+        path = folder / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:

@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
         (["--data.name", "roze"], "did you mean 'rose'"),
         (["--model.widht", "3"], "unknown field 'model.widht'; did you mean 'model.width'"),
         (["--model.width", "wide"], "model.width: 'wide' is not a whole number"),
-        (["--model.width", "0"], "width: 0 must be a number, 1 or more"),
+        (["--model.width", "0"], "width: 0 must be a whole number, 1 or more"),
         (["--model.interpolant", "line"], "model.interpolant: 'line' is not one of"),
         (["--model.device", "cuda:99"], "device: 'cuda:99' cannot be used"),
         (["--seed", "-1"], "seed: -1"),
@@ -223,6 +223,41 @@ def test_an_existing_run_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "is not the table" in capsys.readouterr().err
     assert find_density(tmp_path / "run").stat().st_mtime_ns == before
     assert lfm("train", *quiet, "--overwrite", "true") == 0
+
+
+def test_another_table_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other columns, other rows, or another split, whose test rows were trained on."""
+    quiet = arguments(tmp_path, "--evaluation.after_training", "false")
+    assert lfm("train", *quiet) == 0
+    capsys.readouterr()
+    for more, message in (
+        (["--data.columns", "[mass, height, area]"], "columns mass, height, area are not those of"),
+        (["--seed", "5"], "rows of training would count as test"),
+    ):
+        for action in ("evaluate", "plot"):
+            assert lfm(action, *quiet, *more) == 2
+            error = capsys.readouterr().err
+            assert message in error
+            assert error.count("error: ") == 1
+            assert error.strip().count("\n") == 0
+    assert lfm("evaluate", *quiet, "--model.tolerance", "0.5", "--model.n_probes", "2") == 0
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (found["tolerance"], found["n_probes"]) == (0.5, 2)
+    assert found["parts"]["test"]["probe_error"] > 0
+
+
+def test_a_run_that_diverges_at_once_leaves_nothing(tmp_path: Path) -> None:
+    assert lfm("train", *arguments(tmp_path, "--model.learning_rate", "1e30")) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dozen_rows_give_whole_numbers_and_valid_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(tmp_path / "table.csv", rows=12)
+    assert lfm("train", *arguments(tmp_path)) == 0
+    assert "unknown" in capsys.readouterr().out  # one test row has no standard error
+    text = (tmp_path / "run" / "evaluation.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["parts"]["test"]["standard_error"] is None
 
 
 def test_help_and_unknown_actions(capsys: pytest.CaptureFixture[str]) -> None:

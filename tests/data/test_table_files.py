@@ -133,7 +133,7 @@ def test_what_is_missing_becomes_nan(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,\n,2\n3,nan\n")
     read, names = read_numbers(tmp_path / "a.csv")
     np.testing.assert_array_equal(read, [[1, np.nan], [np.nan, 2], [3, np.nan]])
-    with pytest.raises(LFMError, match=r"a.csv: column 'b', row 0 is nan, and 2 more are not finite; drop or fill"):
+    with pytest.raises(LFMError, match=r"a.csv: column 'b', row 0 is NaN, and 2 more are not finite; drop or fill"):
         check_table(read, names, "a.csv")
 
 
@@ -242,7 +242,10 @@ class TestCheck:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_not_finite(self, values: np.ndarray, bad: float) -> None:
         values[13, 1] = bad
-        with pytest.raises(LFMError, match=f"^here: column 'b', row 13 is {bad}; drop or fill such rows first$"):
+        with pytest.raises(
+            LFMError,
+            match=f"^here: column 'b', row 13 is {'NaN' if np.isnan(bad) else bad}; drop or fill such rows first$",
+        ):
             check_table(values, NAMES, "here")
 
     def test_constant(self, values: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -88,16 +89,21 @@ def test_density_integrates_to_one(settings: dict[str, Any]) -> None:
 
 
 def test_samples_have_the_density_that_is_reported() -> None:
-    """NLL of the model's own samples and of its sampler's far finer one agree within their errors."""
-    density = tiny(width=32, depth=2, steps=200, learning_rate=5e-3).fit(gaussian(2000))
+    """-E log q over the model's own samples is the entropy of q by quadrature, within four standard errors."""
+    rng = np.random.default_rng(4)
+    rows = np.where(rng.random((2000, 1)) < 0.5, -2.0, 1.5) + rng.normal(size=(2000, 2)) * [0.5, 3.0]
+    density = tiny(width=32, depth=2, steps=200, learning_rate=5e-3, tolerance=1e-2).fit(rows)
     drawn = density.sample(3000, random_state=5)
-    assert drawn.shape == (3000, 3)
     np.testing.assert_array_equal(drawn, density.sample(3000, random_state=5))
-    rows = gaussian(3000, seed=6)
-    for axis in range(3):
-        assert drawn[:, axis].mean() == pytest.approx(rows[:, axis].mean(), abs=0.2 * rows[:, axis].std())
-        assert drawn[:, axis].std() == pytest.approx(rows[:, axis].std(), rel=0.1)
-    assert density.sample(0).shape == (0, 3)
+    surprise = -density.score_samples(drawn)
+    axes = [np.linspace(m - 7 * s, m + 7 * s, 120) for m, s in zip(rows.mean(0), rows.std(0), strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_q, cell = density.score_samples(grid), np.prod([axis[1] - axis[0] for axis in axes])
+    entropy = -(np.exp(log_q) * log_q).sum() * cell
+    assert abs(surprise.mean() - entropy) < 4 * surprise.std() / np.sqrt(3000) + 0.01
+    assert density.sample(0).shape == (0, 2)
+    with pytest.raises(LFMError, match="n_samples: -1 must not be negative"):
+        density.sample(-1)
 
 
 def test_scores_do_not_depend_on_the_other_rows() -> None:
@@ -108,6 +114,46 @@ def test_scores_do_not_depend_on_the_other_rows() -> None:
     far[1:] += 30 * rows.std(0)
     for other in (rows[:1], rows[[0, 0, 7]], far):
         assert density.score_samples(other)[0] == pytest.approx(whole[0], abs=1e-9)
+
+
+def test_rows_may_come_as_any_array_or_list() -> None:
+    rows = gaussian(80)
+    want = tiny().fit(rows).score_samples(rows)
+    for other in (rows.tolist(), np.asfortranarray(rows), rows[::-1][::-1]):
+        np.testing.assert_allclose(tiny().fit(other).score_samples(other), want, atol=1e-9)
+    assert tiny().fit(rows[:, :1]).score_samples(rows[:, :1]).shape == (80,)
+    assert np.isfinite(tiny(random_state=np.random.RandomState(0)).fit(rows).score(rows))
+    assert np.isfinite(tiny(width=np.int64(8), learning_rate=np.float32(1e-3)).fit(rows).score(rows))
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted() -> None:
+    """Neither half of a new model nor the old one, which could be taken for the new."""
+    rows = gaussian(80)
+    density = tiny().fit(rows)
+    with pytest.raises(LFMError, match="loss of sub-flow"):
+        density.set_params(learning_rate=1e30).fit(rows)
+    with pytest.raises(NotFittedError):
+        density.score_samples(rows)
+    with pytest.raises(NotFittedError):
+        density.sample()
+
+
+def test_settings_changed_after_fitting_do_not_change_what_is_saved(tmp_path: Path) -> None:
+    rows = gaussian(80)
+    density = tiny(random_state=np.random.RandomState(0)).fit(rows)
+    want = density.score_samples(rows)
+    density.set_params(c=0.3, width=64, tolerance=1e-5).save(tmp_path / "density")
+    loaded = LocalFlowDensity.load(tmp_path / "density")
+    assert (loaded.c, loaded.width, loaded.tolerance) == (density.settings_["c"], 8, 1e-5)
+    np.testing.assert_allclose(loaded.score_samples(rows), want, atol=1e-3)
+
+
+def test_an_outlier_is_named_by_its_row() -> None:
+    rows = np.repeat(gaussian(50), 100, axis=0)
+    density = tiny().fit(gaussian(80))
+    rows[4500] = 1e300
+    with pytest.raises(LFMError, match="log-likelihood of row 4500 is"):
+        density.set_params(tolerance=10.0).score_samples(rows[: 4096 + 500])
 
 
 def test_grid_search_and_clone() -> None:
@@ -186,8 +232,10 @@ def bad(column: int | None = None, value: float | None = None, rows: int = 50) -
         (bad(1, 4.0), r"constant columns.*'1' is always 4"),
         (bad(2), r"column \d: is a linear combination of others"),
         (bad(rows=2), r"2 rows for 3 columns"),
-        (np.where(np.arange(150).reshape(50, 3) == 40, np.nan, bad()), "NaN"),
-        (np.where(np.arange(150).reshape(50, 3) == 40, np.inf, bad()), "infinity"),
+        (bad(rows=3), r"3 rows to learn from for 3 columns are too few to whiten"),
+        (bad(1, 0.0) + np.arange(50)[:, None] * [0, 1e200, 0], r"column 1: deviation \S+ is out of range"),
+        (np.where(np.arange(150).reshape(50, 3) == 40, np.nan, bad()), "X: column '1', row \\d+ is NaN"),
+        (np.where(np.arange(150).reshape(50, 3) == 40, np.inf, bad()), "X: column '1', row \\d+ is inf"),
         (np.array([["a", "b"]] * 9), "could not convert"),
     ],
 )
@@ -205,14 +253,16 @@ def test_another_dimension_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 0}, "width: 0 must be a number, 1 or more"),
-        ({"steps": "many"}, "steps: 'many' must be a number"),
+        ({"width": 0}, "width: 0 must be a whole number, 1 or more"),
+        ({"width": 16.5}, "width: 16.5 must be a whole number"),
+        ({"valid_fraction": None}, "valid_fraction: None must be a number, 0 or more and below 1"),
+        ({"steps": "many"}, "steps: 'many' must be a whole number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan must be"),
         ({"ema_maximum": 1.0}, "ema_maximum: 1.0 must be a number, 0 or more and below 1"),
         ({"activation": "tanh"}, "activation: 'tanh' is not one of"),
         ({"coupling": "common", "marginals": "pushed"}, "common noise needs exact marginals"),
         ({"normalizer": "minmax"}, "normalizer: 'minmax' is not one of whiten"),
-        ({"learning_rate": 1e30}, r"loss of sub-flow 1 is .* at step \d; lower training.learning_rate"),
+        ({"learning_rate": 1e30}, r"loss of sub-flow 1 is .* at step \d; lower learning_rate"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:

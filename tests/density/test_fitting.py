@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ def fitter_of(setting: str, patience: int | None = None, dim: int = 2) -> Densit
         torch.manual_seed(0)
         fields = [MLP(dim, 8, 1) for _ in range(1 if setting == "shared weights" else 3)]
     flow = LocalFlow(fields, Schedule.geometric(3, 0.2, 1.5))
-    return DensityFitter(flow, rows(60, 0, dim), rows(40, 1, dim), SETTINGS[setting], 2, patience, seed=3)
+    return DensityFitter(flow, rows(60, 0, dim), rows(40, 1, dim), SETTINGS[setting], 3, patience, seed=3)
 
 
 def run(fitter: DensityFitter) -> list[Evaluation]:
@@ -64,7 +65,7 @@ def test_what_is_watched_is_the_likelihood_under_the_subflows_so_far(setting: st
             end, log_det = fitter.flow.push_with_log_det(x, solver=solver, subflows=range(1, report.n + 1))
             want = log_standard_normal(end) + log_det[:, 0]
         assert seen.valid_nll == pytest.approx(-want.mean().item(), abs=1e-5)
-        assert seen.valid_loss == pytest.approx(fitter.fitter.held_out_loss(), abs=1e-7)
+        assert seen.valid_loss == pytest.approx(fitter.fitter.held_out_loss(draws=100), abs=1e-7)  # 4,000 in all
 
 
 @every_setting
@@ -76,10 +77,11 @@ def test_losses_between_evaluations_are_averaged(setting: str) -> None:
         if seen:
             found.append((seen.loss, sum(since) / len(since), seen.n, seen.step))
             since = []
-    stages = fitter.fitter.stages
-    assert [(n, step) for *_, n, step in found] == [
-        (s.n, k) for s in stages for k in range(2, s.steps + 1, 2) if s.steps
-    ]
+    want = []
+    for n, steps in fitter.fitter.stages:  # three looks a stage, however long it is
+        every = math.ceil(steps / 3)
+        want += [(n, k) for k in range(1, steps + 1) if k % every == 0 or k == steps]
+    assert [(n, step) for *_, n, step in found] == want
     assert all(got == pytest.approx(want) for got, want, *_ in found)
 
 
@@ -87,17 +89,30 @@ def test_losses_between_evaluations_are_averaged(setting: str) -> None:
 def test_a_subflow_that_no_longer_improves_ends_with_its_best_weights(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With figures of our choosing, 3, 2, 4, 5: patience 2 ends after the fourth with the weights of the second."""
+    """With figures of our choosing, 3, 2, 4, 5: patience 2 ends after the fourth with the weights of the second.
+
+    The figure is the likelihood for the last sub-flow and for one network on all stretches, else the held-out loss.
+    """
     figures = iter([3.0, 2.0, 4.0, 5.0] * 4)
     fitter = fitter_of(setting, patience=2)
     fitter.fitter.stages = [stage._replace(steps=100) for stage in fitter.fitter.stages]
-    monkeypatch.setattr(type(fitter._watched), "nll", lambda self, n: next(figures))
+    fitter.evaluations = 50
+    fitter._begin()
+    by_likelihood = (0, fitter.flow.n_subflows)
+    monkeypatch.setattr(
+        type(fitter._watched), "nll", lambda self, n: next(figures) if n in by_likelihood else -math.inf
+    )
+    monkeypatch.setattr(
+        type(fitter.fitter),
+        "held_out_loss",
+        lambda self, draws: next(figures) if self.current.n not in by_likelihood else -math.inf,
+    )
     kept: dict[int, dict[str, torch.Tensor]] = {}
     ended = []
     while not fitter.done:
         report, seen = fitter.step()
         field = fitter.flow.field(max(report.n, 1))
-        if seen and seen.valid_nll == 2.0:
+        if seen and 2.0 in (seen.valid_nll, seen.valid_loss):
             kept[report.n] = copy.deepcopy(field.state_dict())
         if fitter.fitter.stage_done:
             ended.append((report.n, report.step))
@@ -108,7 +123,7 @@ def test_a_subflow_that_no_longer_improves_ends_with_its_best_weights(
 def test_patience_takes_the_best_even_where_it_never_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([1.0, 3.0, 2.0] * 3)
     fitter = fitter_of("exact, common", patience=5)
-    monkeypatch.setattr(type(fitter._watched), "nll", lambda self, n: next(figures))
+    monkeypatch.setattr(type(fitter.fitter), "held_out_loss", lambda self, draws: next(figures))
     first = None
     for _ in range(6):
         report, _ = fitter.step()
@@ -160,5 +175,5 @@ def test_without_held_out_rows_nothing_is_watched() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         flow = LocalFlow([MLP(2, 8, 1)], Schedule())
-    seen = run(DensityFitter(flow, rows(60, 0), None, OPTIONS, every=3))
+    seen = run(DensityFitter(flow, rows(60, 0), None, OPTIONS, evaluations=2))
     assert [(s.step, s.valid_loss, s.valid_nll) for s in seen] == [(3, None, None), (6, None, None)]
