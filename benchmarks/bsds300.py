@@ -34,6 +34,7 @@ COMMON: dict[str, Any] = {
     "tolerance": 0.05,
     "n_probes": 1,
     "evaluations": 4,
+    "patience": None,
 }
 GLOBAL = {"n_subflows": 1, "coupling": "fresh", "marginals": "exact"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -89,9 +90,9 @@ def figures(model: LocalFlowDensity, data: Table, part: str, rows: int) -> dict[
     }
 
 
-def run(method: str, seed: int, steps: int, path: str) -> dict[str, Any]:
+def run(method: str, seed: int, steps: int, photographs: str) -> dict[str, Any]:
     """Train one model and measure it on validation and test patches."""
-    data, chosen = table(path), settings(method, steps)
+    data, chosen = table(photographs), settings(method, steps)
     model = LocalFlowDensity(**chosen)
     fitter = model.begin(torch.from_numpy(data.train), torch.from_numpy(data.valid), seed, data.columns)
     fitter.run(model.record)
@@ -111,9 +112,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="of every network")
     parser.add_argument("--n_procs", type=int, default=2)
     given = parser.parse_args()
-    jobs = [{"method": method, "seed": 0, "steps": given.steps, "path": given.path} for method in METHODS]
-    facts = {"seeds": [0], "rows": ROWS, "quoted": QUOTED}
-    run_jobs(OUTPUT, run, jobs, facts, given.n_procs)
+    jobs = [{"method": method, "seed": 0, "steps": given.steps} for method in METHODS]
+    facts = {"seeds": [0], "scored_rows": ROWS, "quoted": QUOTED}
+    run_jobs(OUTPUT, run, jobs, facts, given.n_procs, places={"photographs": given.path})
 
 
 if __name__ == "__main__":

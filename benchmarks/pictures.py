@@ -55,6 +55,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "fm": {**GLOBAL, "interpolant": "ot"},
     "interflow": {**GLOBAL, "interpolant": "trigonometric"},
     "one small network": {"share_weights": True},
+    # the same stretches and parameters as the four, in one: N times fewer batches of N times the arithmetic
+    "one large network": {"share_weights": True, "steps": STEPS // 4},
 }
 WIDTH = 128  # of one of four sub-flows; the others follow from equal totals
 
@@ -71,15 +73,19 @@ def settings(name: str, method: str) -> dict[str, Any]:
         return yaml.safe_load(Path(f"configs/toy/{name}.yaml").read_text())["model"]
     chosen = {**COMMON, **FINE[name], "width": WIDTH, **METHODS[method]}
     frequencies, n = chosen["n_frequencies"], chosen.get("n_subflows", 4)
-    if not chosen.get("share_weights"):
-        total = 4 * parameters(2, WIDTH, 3, frequencies)
-        chosen["width"] = WIDTH if n == 4 else width_of(total // n, 2, 3, frequencies)
+    total = 4 * parameters(2, WIDTH, 3, frequencies)
+    if method == "one large network":
+        chosen["width"] = width_of(total, 2, 3, frequencies)
+    elif n != 4:
+        chosen["width"] = width_of(total // n, 2, 3, frequencies)
     return chosen
 
 
-def run(density: str, method: str, seed: int, learning_rate: float | None, path: str | None) -> dict[str, Any]:
+def run(
+    density: str, method: str, seed: int, learning_rate: float | None, paths: dict[str, str | None]
+) -> dict[str, Any]:
     """Train one model and measure KL = E[log p - log q], with the move of the last doubling of the solver's steps."""
-    data, chosen = table(density, path), settings(density, method)
+    data, chosen = table(density, paths[density]), settings(density, method)
     if learning_rate is not None:
         chosen = {**chosen, "learning_rate": learning_rate}
     model = LocalFlowDensity(**chosen)
@@ -126,18 +132,18 @@ def main() -> None:
     facts = {"seeds": [0, 1, 2], "pictures": digests, "quoted": QUOTED}
 
     def job(density: str, method: str, seed: int, rate: float | None) -> dict[str, Any]:
-        names = {"density": density, "method": method, "seed": seed}
-        return {**names, "learning_rate": rate, "path": paths[density]}
+        return {"density": density, "method": method, "seed": seed, "learning_rate": rate}
 
     jobs = [job(density, "config", 0, None) for density in paths]
     jobs += [job(density, method, 0, rate) for method in METHODS for density in paths for rate in RATES]
-    rows = run_jobs(OUTPUT, run, jobs, facts, given.n_procs, keep=True)
+    places = {"paths": paths}
+    rows = run_jobs(OUTPUT, run, jobs, facts, given.n_procs, keep=True, places=places)
     for method in METHODS:
         for density in paths:
             tried = [row for row in rows if (row["method"], row["density"], row["seed"]) == (method, density, 0)]
             best = min(tried, key=lambda row: row["valid_kl"])["learning_rate"]
             jobs += [job(density, method, seed, best) for seed in (1, 2)]
-    run_jobs(OUTPUT, run, jobs, facts, given.n_procs)
+    run_jobs(OUTPUT, run, jobs, facts, given.n_procs, places=places)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,25 @@ Run = Callable[..., dict[str, Any]]
 
 
 def run_jobs(
-    path: Path, run: Run, jobs: Sequence[Job], facts: Mapping[str, Any], n_procs: int = 2, keep: bool = False
+    path: Path,
+    run: Run,
+    jobs: Sequence[Job],
+    facts: Mapping[str, Any],
+    n_procs: int = 2,
+    keep: bool = False,
+    places: Mapping[str, Any] | None = None,
 ) -> list[dict]:
     """Rows {**job, **run(**job), wall_seconds} of all jobs, kept in the JSON file `path`; no row is made twice.
 
     `run` must be importable (a module's own function). Rows of jobs that are no longer asked for are dropped, unless
-    `keep` says that these jobs are only some of them.
+    `keep` says that these jobs are only some of them. `places` are further arguments of `run`, of this machine alone,
+    such as paths: they stand in no row and do not tell jobs apart.
     """
     rows = [row for row in _rows(path) if keep or any(_same(job, row) for job in jobs)]
     left = [job for job in jobs if not any(_same(job, row) for row in rows)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(n_procs, _one_thread) as pool:
-        for row in pool.imap_unordered(_Timed(run), left):
+        for row in pool.imap_unordered(_Timed(partial(run, **(places or {}))), left):
             rows.append(row)
             _write(path, rows, jobs, facts)
             print(json.dumps(row), flush=True)
@@ -67,6 +75,8 @@ def _write(path: Path, rows: list[dict[str, Any]], jobs: Sequence[Job], facts: M
     names = set().union(*(job.keys() for job in jobs))
     rows.sort(key=lambda row: order.get(json.dumps({n: row[n] for n in names if n in row}, sort_keys=True), len(order)))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if "rows" in facts:
+        raise ValueError("facts: `rows` is the table's own name")
     seconds = {"wall_seconds": round(sum(row["wall_seconds"] for row in rows), 1)}
     write_json(path, {**provenance(), **facts, **seconds, "rows": rows})
 

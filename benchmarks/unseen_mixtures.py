@@ -17,6 +17,7 @@ import torch
 from benchmarks.mixtures import random_mixture
 from benchmarks.runner import run_jobs
 from lfm_policy.density import LocalFlowDensity
+from lfm_policy.provenance import hardware
 
 OUTPUT = Path("results/density/unseen_mixtures.json")
 ROWS, TEST_ROWS = 20_000, 10_000
@@ -50,7 +51,9 @@ def run(mixture: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     """Five mixtures, one after the other with two threads, as a user of two cores would."""
     jobs = [{"mixture": seed, "threads": 2} for seed in range(100, 105)]
-    run_jobs(OUTPUT, run, jobs, {"seeds": [0], "rows": ROWS, "test_rows": TEST_ROWS, "columns": 5}, n_procs=1)
+    threads = {**hardware(), "threads_per_worker": 2}
+    facts = {"seeds": [0], "hardware": threads, "train_rows": ROWS, "test_rows": TEST_ROWS, "columns": 5}
+    run_jobs(OUTPUT, run, jobs, facts, n_procs=1)
 
 
 if __name__ == "__main__":

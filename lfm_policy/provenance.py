@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lfm_policy", "torch", "numpy", "gymnasium", "robosuite", "mujoco")
+PACKAGES = ("lfm_policy", "torch", "numpy", "scipy", "torchdiffeq", "scikit-learn", "gymnasium", "robosuite", "mujoco")
 
 
 def provenance() -> dict[str, Any]:
@@ -21,8 +21,11 @@ def provenance() -> dict[str, Any]:
 
 def command(argv: Sequence[str]) -> str:
     """The command line, without this machine's folders: they say nothing to whoever repeats it."""
-    program = Path(argv[0]).name if argv else ""
-    return shlex.join([program, *map(without_cwd, argv[1:])])
+    program = [Path(argv[0]).name] if argv else []
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None and argv and Path(argv[0]) == Path(module.origin or ""):
+        program = ["python", "-m", module.name.removesuffix(".__main__")]
+    return shlex.join([*program, *map(without_cwd, argv[1:])])
 
 
 def without_cwd(argument: str) -> str:
@@ -35,7 +38,7 @@ def without_cwd(argument: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a rollout depends on, those that are installed."""
+    """Python and the packages that figures depend on, those that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -43,7 +43,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
 
     Args:
         n_subflows: N; 1 is plain flow matching.
-        c: first step size of the schedule, in OU time.
+        c: first step size of the schedule, in OU time; None: so that the last sub-flow begins at OU time 0.17.
         rho: ratio of successive step sizes.
         interpolant: `ot`, `trigonometric` or `geodesic`.
         coupling: `common` (with exact marginals), `fresh`, `independent` or `ot`.
@@ -87,7 +87,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     def __init__(
         self,
         n_subflows: int = 4,
-        c: float = 0.01,
+        c: float | None = None,
         rho: float = 3.5,
         interpolant: InterpolantName = "geodesic",
         coupling: CouplingName = "common",

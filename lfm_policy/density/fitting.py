@@ -33,6 +33,11 @@ class Evaluation(NamedTuple):
     valid_nll: float | None
 
 
+def deciding(n: int, n_subflows: int, valid_loss: float, valid_nll: float) -> float:
+    """The figure by which early stopping judges sub-flow n of so many: see `DensityFitter`."""
+    return valid_nll if n in (WHOLE_CLOCK, n_subflows) else valid_loss
+
+
 class DensityFitter:
     """A `Fitter` that evaluates every stage so many times and, with `patience`, stops one that no longer improves.
 
@@ -137,7 +142,7 @@ class DensityFitter:
         valid_loss = self.fitter.held_out_loss(draws=-(-DRAWS // len(self._watched.x)))
         if self.patience is not None:
             assert valid_loss is not None
-            self._watch(nll if report.n in (WHOLE_CLOCK, self.flow.n_subflows) else valid_loss)
+            self._watch(deciding(report.n, self.flow.n_subflows, valid_loss, nll))
         return Evaluation(report.n, report.step, loss, valid_loss, nll)
 
     def _watch(self, figure: float) -> None:

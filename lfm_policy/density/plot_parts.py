@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lfm_policy.density.estimator import LocalFlowDensity
+from lfm_policy.density.fitting import deciding
 from lfm_policy.evaluation.files import replacing
 from lfm_policy.evaluation.paths import FAINT, INK
 from lfm_policy.flow import LocalFlow, Solver, named_generator
@@ -155,10 +156,14 @@ def final_nlls(density: LocalFlowDensity) -> dict[int, float]:
     Empty without held-out rows; n = 0 is the network that all stretches began with.
     """
     ends: dict[int, float] = {}
+    best: dict[int, float] = {}
     for entry in density.history_:
-        nll, n = entry["valid_nll"], entry["n"]
-        if nll is not None:
-            ends[n] = nll if density.patience is None else min(nll, ends.get(n, math.inf))
+        n, loss, nll = entry["n"], entry["valid_loss"], entry["valid_nll"]
+        if nll is None:
+            continue
+        figure = deciding(n, density.n_subflows, loss, nll)
+        if density.patience is None or figure < best.get(n, math.inf):
+            ends[n], best[n] = nll, figure
     return ends
 
 

@@ -45,6 +45,8 @@ PAPER: dict[str, Any] = {
 FINE: dict[str, Any] = {"c": 5e-4, "rho": 9.0, "n_frequencies": 6}
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "fine": FINE, "paper": PAPER}
 
+LAST_BEGINS = 0.17
+
 # what a number must be, the kind of number, how to test it (NaN fails all), and the settings that it holds for
 Range = tuple[str, type, Callable[[float], bool], tuple[str, ...]]
 RANGES: tuple[Range, ...] = (
@@ -80,12 +82,19 @@ def check_settings(settings: LocalFlowDensity) -> None:
     for told, kind, fits, names in RANGES:
         for name in names:
             value = getattr(settings, name)
-            if value is None and name == "patience":
+            if value is None and name in ("patience", "c"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):  # type: ignore[arg-type]
                 raise LFMError(f"{name}: {value!r} must be {told}")
     check_device(settings.device)
     matching_of(settings)
+
+
+def schedule_of(n_subflows: int, c: float | None, rho: float) -> Schedule:
+    """The schedule; without `c` that whose last sub-flow begins at OU time LAST_BEGINS, however many there are."""
+    if c is None:
+        c = LAST_BEGINS / sum(rho**n for n in range(n_subflows - 1)) if n_subflows > 1 else LAST_BEGINS
+    return Schedule.geometric(n_subflows, c, rho)
 
 
 def matching_of(settings: LocalFlowDensity) -> Matching:
@@ -122,7 +131,7 @@ def new_flow(settings: LocalFlowDensity, dim: int, seed: int) -> LocalFlow:
 
     A network reads the clock on its own stretch; one that serves all stretches, for a while or for good, on all.
     """
-    schedule = Schedule.geometric(settings.n_subflows, settings.c, settings.rho)
+    schedule = schedule_of(settings.n_subflows, settings.c, settings.rho)
     sizes = (settings.width, settings.depth, settings.activation, 0, settings.n_frequencies)
     whole = settings.shared_start or settings.share_weights
     count = 1 if settings.share_weights else schedule.n_subflows

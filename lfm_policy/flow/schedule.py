@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from lfm_policy.flow.errors import LFMError
 
+LATEST = 8.0  # OU time at which data of deviation 1 have kept 3e-4 of it
+
 
 def ou_moments(gamma: float) -> tuple[float, float]:
     """Coefficients (e^-γ, sqrt(1 - e^-2γ)) of x_r = e^-γ x_l + sqrt(1 - e^-2γ) z over OU time γ.
@@ -38,6 +40,11 @@ class Schedule:
         bad = [g for g in self.gammas if not (math.isfinite(g) and g > 0)]
         if bad:
             raise LFMError(f"schedule: step size {bad[0]} must be positive and finite")
+        if sum(self.gammas) > LATEST:
+            raise LFMError(
+                f"schedule: the last sub-flow would begin at OU time {sum(self.gammas):.3g}, where nothing of the data "
+                "is left; lower c, rho or n_subflows"
+            )
 
     @classmethod
     def geometric(cls, n_subflows: int, c: float, rho: float) -> Schedule:

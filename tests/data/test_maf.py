@@ -180,7 +180,7 @@ def test_hepmass_refuses(tmp_path: Path, rng: np.random.Generator) -> None:
     (tmp_path / "1000_test.csv").write_text(text(raw, HEADER))
     for faulty, message in (
         (raw * [0, 1, 1, 1, 1, 1], "has no row of label 1"),
-        (np.where(raw == raw[raw[:, 0] == 1][0, 3], np.nan, raw), "column 'f2', row 0 is nan"),
+        (np.where(raw == raw[raw[:, 0] == 1][0, 3], np.nan, raw), "column 'f2', row 0 is NaN"),
     ):
         (tmp_path / "1000_train.csv").write_text(text(faulty, HEADER))
         with pytest.raises(LFMError, match=f"1000_train.csv: {message}"):
@@ -195,7 +195,7 @@ def test_other_tables_are_refused(tmp_path: Path, rng: np.random.Generator) -> N
     with pytest.raises(LFMError, match=r"data.npy: has 6 columns, not 8; give the table that MAF distributes"):
         load_power(tmp_path)
     save(tmp_path / "data.npy", np.full((50, 8), np.nan))
-    with pytest.raises(LFMError, match=r"data.npy: column 'x0', row 0 is nan"):
+    with pytest.raises(LFMError, match=r"data.npy: column 'x0', row 0 is NaN"):
         load_power(tmp_path)
     with pytest.raises(LFMError, match="no such file"):
         load_power(tmp_path / "nowhere")

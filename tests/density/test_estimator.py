@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lfm_policy.density import LocalFlowDensity
-from lfm_policy.density.settings import PRESETS
+from lfm_policy.density.settings import PRESETS, schedule_of
 from lfm_policy.flow import LFMError
 
 TINY: dict[str, Any] = {
@@ -269,6 +269,14 @@ def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], messa
     with pytest.raises(LFMError, match=message) as caught:
         tiny(**settings).fit(gaussian(50))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_subflows", [2, 4, 9])
+@pytest.mark.parametrize("rho", [1.0, 3.5])
+def test_without_a_first_step_the_last_subflow_begins_where_it_does_for_any_number(n_subflows: int, rho: float) -> None:
+    schedule = schedule_of(n_subflows, None, rho)
+    assert schedule.times[-2] == pytest.approx(0.17)
+    assert schedule.gammas[-1] / schedule.gammas[0] == pytest.approx(rho ** (n_subflows - 2))
 
 
 def test_presets_are_settings_of_the_estimator() -> None:

@@ -222,11 +222,19 @@ def test_boundaries_begin_at_the_data_and_end_at_the_noise() -> None:
 
 
 def test_the_final_nll_is_the_best_where_early_stopping_brings_it_back() -> None:
-    density = LocalFlowDensity()
+    """By the held-out loss before the last sub-flow, by the NLL itself for the last."""
+    density = LocalFlowDensity(n_subflows=2, patience=None)
     density.history_ = [
-        {"n": n, "step": step, "loss": 1.0, "valid_loss": None, "valid_nll": nll}
-        for n, step, nll in ((1, 1, 5.0), (1, 2, 3.0), (1, 3, 4.0), (2, 1, 2.0), (3, 1, None))
+        {"n": n, "step": step, "loss": 1.0, "valid_loss": loss, "valid_nll": nll}
+        for n, step, loss, nll in (
+            (1, 1, 0.1, 5.0),
+            (1, 2, 0.3, 3.0),
+            (1, 3, 0.2, 4.0),
+            (2, 1, 0.2, 2.0),
+            (2, 2, 0.1, 2.5),
+            (3, 1, None, None),
+        )
     ]
-    assert final_nlls(density) == {1: 4.0, 2: 2.0}
+    assert final_nlls(density) == {1: 4.0, 2: 2.5}
     density.patience = 2
-    assert final_nlls(density) == {1: 3.0, 2: 2.0}
+    assert final_nlls(density) == {1: 5.0, 2: 2.0}

@@ -76,3 +76,8 @@ def test_schedule_refuses_a_step_that_is_not_positive_and_finite(gammas: tuple[f
 def test_schedule_refuses_no_subflows() -> None:
     with pytest.raises(LFMError, match=r"flow\.n_subflows: 0"):
         Schedule.geometric(0, 0.1, 1.0)
+
+
+def test_a_schedule_that_leaves_nothing_of_the_data_is_refused() -> None:
+    with pytest.raises(LFMError, match=r"the last sub-flow would begin at OU time 90\.1, where nothing of the data"):
+        Schedule.geometric(9, 0.01, 3.5)
