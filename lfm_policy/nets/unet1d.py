@@ -15,6 +15,14 @@ from torch import Tensor, nn
 from lfm_policy.nets.embedding import TimeEmbedding
 
 
+class Mish(nn.Module):
+    """x tanh(log(1 + e^x)), from operations whose gradients vectorise: those of torch's own are taken one by one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return x * torch.tanh(nn.functional.softplus(x))
+
+
 class ConvBlock(nn.Sequential):
     """Convolution along the chunk, group norm, Mish; (B, in, T) -> (B, out, T)."""
 
@@ -22,7 +30,7 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
             nn.GroupNorm(n_groups, out_channels),
-            nn.Mish(),
+            Mish(),
         )
 
 
@@ -33,7 +41,7 @@ class FiLMResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvBlock(in_channels, out_channels, kernel_size, n_groups)
         self.second = ConvBlock(out_channels, out_channels, kernel_size, n_groups)
-        self.film = nn.Sequential(nn.Mish(), nn.Linear(cond_dim, 2 * out_channels))
+        self.film = nn.Sequential(Mish(), nn.Linear(cond_dim, 2 * out_channels))
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv1d(in_channels, out_channels, 1)
 
@@ -80,7 +88,7 @@ class UNet1d(nn.Module):
         self.time = nn.Sequential(
             TimeEmbedding(embedding_dim),
             nn.Linear(embedding_dim, 4 * embedding_dim),
-            nn.Mish(),
+            Mish(),
             nn.Linear(4 * embedding_dim, embedding_dim),
         )
 

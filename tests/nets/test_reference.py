@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfm_policy.nets import UNet1d
+from lfm_policy.nets.unet1d import Mish
 
 CHANNELS, GROUPS, KERNEL, EMBEDDING = (16, 24, 32), 8, 5, 16
 
@@ -70,3 +71,11 @@ def test_unet_is_diffusion_policys(cond_dim: int) -> None:
     want = reference(*args, Weights(network.state_dict()))
     torch.testing.assert_close(network(*args), want, atol=1e-5, rtol=0)
     assert want.abs().max() > 0.1
+
+
+def test_mish_is_torchs_own() -> None:
+    x = torch.linspace(-30, 30, 1001, dtype=torch.float64, requires_grad=True)
+    ours, theirs = Mish()(x), torch.nn.functional.mish(x)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+    gradients = [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
