@@ -142,7 +142,7 @@ def _first_step(n_subflows: int) -> float:
     """c that takes a chain of N sub-flows to the OU time at which the paper's chain hands over to its last one."""
     c, rho = PAPER
     whole = Schedule.geometric(PAPER_N, c, rho).times[-2]
-    return round(whole / Schedule.geometric(n_subflows, 1.0, rho).times[-2], 5)
+    return round(whole / sum(rho**n for n in range(n_subflows - 1)), 5)
 
 
 def _width(case: Case, n_networks: int) -> int:
