@@ -247,6 +247,8 @@ def draw_training(density: LocalFlowDensity, path: Path) -> Path:
                 seen = [(entry["step"], entry[kind]) for entry in history if entry["n"] == n]
                 axis.plot(*np.array(seen, dtype=float).T, ".-", color=_colour(n, max(numbers)), label=_called(n))
             _dress(axis, KINDS[kind], "step of the sub-flow")
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.locator_params(axis="x", nbins=5, integer=True)
             if kind != "valid_nll":
                 spread_out(axis)
         if len(ends) > 1:
