@@ -5,12 +5,14 @@ Equal budget: total parameters within 2 % (the control apart, one network of a s
 batches), every network sees the same number of batches of the same size. Every method tries two learning rates on a
 tenth of the steps and takes the one of the lower NLL on validation patches. Divergences by Hutchinson's estimate with
 one probe. The mean over all test patches is found by a control variate: a full-covariance
-Gaussian's log-likelihood is averaged over all of them, the flow's excess over it on the first ROWS.
+Gaussian's log-likelihood is averaged over all of them, the flow's excess over it on the first ROWS. Methods are
+compared on the same ROWS: `paired` holds differences of NLL to lfm with their standard error over blocks of patches.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from benchmarks.runner import run_jobs
 from benchmarks.widths import parameters, width_of
 from lfm_policy.data.tables import Table, load_table
 from lfm_policy.density import LocalFlowDensity
+from lfm_policy.evaluation.files import write_json
 
 OUTPUT = Path("results/density/bsds300.json")
 # nats, as the paper prints them in Table 1; its code takes the validation part and 149 Euler steps a sub-flow
 QUOTED = {"LFM": -157.80, "InterFlow": -156.22, "JKO-iFlow": -157.75, "FFJORD": -157.40, "one Gaussian (MAF)": -96.67}
 ROWS, WIDTH, DEPTH, DIM = 4000, 512, 4, 63
-RATES = (1e-3, 3e-3)
+RATES, BLOCKS = (1e-3, 3e-3), 20
 COMMON: dict[str, Any] = {
     "batch_size": 512,
     "depth": DEPTH,
@@ -82,6 +85,9 @@ def figures(model: LocalFlowDensity, data: Table, part: str, rows: int) -> dict[
         f"{part}_mean_change": likelihood.mean_change,
         f"{part}_unconverged": int((~likelihood.converged).sum()),
         f"{part}_gaussian_nll": -float(gaussian.mean()),
+        f"{part}_nll_of_blocks": [
+            -float(block.mean()) for block in np.array_split(likelihood.log_prob.numpy(), BLOCKS)
+        ],
     }
 
 
@@ -108,6 +114,20 @@ def chosen_rate(method: str, rows: list[dict[str, Any]]) -> float:
     return min(searched, key=lambda row: row["watched_valid_nll"])["learning_rate"]
 
 
+def paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Test NLL of every other method minus lfm's on the same patches, with its standard error."""
+    blocks = {row["method"]: np.array(row["test_nll_of_blocks"]) for row in rows if not row["search"]}
+    differences = {method: found - blocks["lfm"] for method, found in blocks.items() if method != "lfm"}
+    return [
+        {
+            "method": method,
+            "behind_lfm": float(each.mean()),
+            "standard_error": float(each.std(ddof=1) / np.sqrt(len(each))),
+        }
+        for method, each in differences.items()
+    ]
+
+
 def main() -> None:
     """The search for rates, then one seed of every method."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -122,7 +142,10 @@ def main() -> None:
     rows = run_jobs(OUTPUT, run, search, facts, given.n_procs, keep=True, places=places)
     full = {"seed": 0, "steps": given.steps, "search": False}
     jobs = [{"method": method, **full, "learning_rate": chosen_rate(method, rows)} for method in METHODS]
-    run_jobs(OUTPUT, run, search + jobs, facts, given.n_procs, places=places)
+    rows = run_jobs(OUTPUT, run, search + jobs, facts, given.n_procs, places=places)
+    written = json.loads(OUTPUT.read_text())
+    kept = written.pop("rows")
+    write_json(OUTPUT, {**written, "paired": paired(rows), "rows": kept})
 
 
 if __name__ == "__main__":
