@@ -23,6 +23,7 @@ from benchmarks.mixtures import random_mixture
 from benchmarks.runner import run_jobs
 from lfm_policy.data.tables import load_table
 from lfm_policy.density import LocalFlowDensity
+from lfm_policy.density.settings import PRESETS
 from lfm_policy.evaluation.distances import energy_distance, sliced_wasserstein
 from lfm_policy.flow import DistillOptions, Solver, distill, named_generator
 
@@ -33,7 +34,7 @@ TEACHER: dict[str, dict[str, Any]] = {
     "exact, common": {},
     "pushed, fresh, ot": {"interpolant": "ot", "coupling": "fresh", "marginals": "pushed", "c": 0.15, "rho": 1.25},
 }
-FINE = {"rose": {"c": 5e-4, "rho": 9.0, "n_frequencies": 6}, "mixture": {"c": 0.01, "rho": 3.5}}
+FINE = {"rose": PRESETS["fine"], "mixture": {"c": 0.01, "rho": 3.5}}
 SOLVERS = {4: Solver("euler", 1), 8: Solver("midpoint", 1), 16: Solver("midpoint", 2), 32: Solver("midpoint", 4)}
 
 

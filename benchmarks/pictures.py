@@ -25,6 +25,7 @@ from benchmarks.runner import run_jobs
 from benchmarks.widths import parameters, width_of
 from lfm_policy.data.tables import Table, load_table
 from lfm_policy.density import LocalFlowDensity
+from lfm_policy.density.settings import PRESETS
 
 OUTPUT = Path("results/density/pictures.json")
 # test NLL as the paper prints it, Figure 2 (the order of its panels is read from the text)
@@ -39,7 +40,7 @@ COMMON: dict[str, Any] = {
     "steps": STEPS,
     "depth": 3,
 }
-FINE = {"rose": {"c": 5e-4, "rho": 9.0, "n_frequencies": 6}, "tree": {"c": 1.5e-4, "rho": 9.0, "n_frequencies": 8}}
+FINE = {"rose": PRESETS["fine"], "tree": {"c": 1.5e-4, "rho": 9.0, "n_frequencies": 8}}
 GLOBAL = {"n_subflows": 1, "coupling": "fresh", "marginals": "exact"}
 METHODS: dict[str, dict[str, Any]] = {
     "lfm": {},
