@@ -43,6 +43,8 @@ CONVENTION_KEYS = (
     "orientation_limits",
 )
 SIX_VECTORS = ("output_max", "output_min")
+# robosuite 1.0's, which robomimic's flat configs kept; robosuite 1.5 passes over them in its own form
+OLD_NAMES = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
 # robosuite 1.5.2 either does not implement the others or gives actions of another length
 SUPPORTED = {
     "type": "OSC_POSE",
@@ -66,7 +68,8 @@ def _arm_settings(config: dict[str, Any]) -> dict[str, Any]:
         "input_ref_frame": "world",
         "input_type": "absolute" if config.get("control_delta") is False else "delta",
     }
-    return ARM_DEFAULTS | era | config
+    renamed = {new: config[old] for old, new in OLD_NAMES.items() if old in config}
+    return ARM_DEFAULTS | era | renamed | config
 
 
 def normalise(

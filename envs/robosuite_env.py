@@ -134,7 +134,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self._ready = True
         success = self.is_success()
         self.success_steps = int(success)
-        return self._select(state.observe(self.sim_env)), self._info(success)
+        return self.observe(), self._info(success)
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one action, (A,); ValueError if it has another shape or a number that is not finite.
@@ -173,8 +173,30 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return state.read_state(self.sim_env, self._recorder)
 
     def set_states(self, states: NDArray[np.float64]) -> None:
-        """Show a stored state, (1 + nq + nv,), of the present model: for playback, not to go on from."""
+        """Show a stored state, (1 + nq + nv,), of the present model: for playback, not to go on from.
+
+        The gripper's ramp and the arm's null-space posture stay those of the last reset.
+        """
         state.write_states(self.sim_env, states)
+        # else the controllers would still know the arm where it last was
+        state.settle(self.sim_env)
+
+    def observe(self) -> Observation:
+        """Observations of the present state, all taken at once, as after a reset."""
+        return self._select(state.observe(self.sim_env))
+
+    def reward(self) -> float:
+        """1 if the present state is successful, else 0."""
+        return float(self.is_success())
+
+    def absolute_goals(self, action: NDArray[Any]) -> NDArray[np.float64]:
+        """The goals, (7 * arms,) in axis-angle form, that the controllers would get from an action (A,) now.
+
+        What `info["actions_abs"]` would be after a step with it; nothing moves. ValueError as in `step`.
+        """
+        command = self._command(action)
+        state.set_goals(self.sim_env, command)
+        return self._absolute(command)
 
     def make_expert(self, seed: int) -> Any:
         """A scripted expert whose habits are drawn from the seed; ValueError for a task that has none."""

@@ -112,6 +112,14 @@ def settle(env: Any) -> None:
         controller.update_initial_joints(controller.initial_joint)
 
 
+def set_goals(env: Any, command: Array) -> None:
+    """Give the arm controllers the goals of an action, (7 * arms,), as the first substep of a step does."""
+    for robot, arm in zip(env.robots, np.split(command, len(env.robots)), strict=True):
+        # where the base is, which goals in its frame are relative to
+        robot.composite_controller.update_state()
+        robot.part_controllers["right"].set_goal(arm[:6])
+
+
 def observe(env: Any) -> dict[str, Any]:
     """All observations of the present state.
 
