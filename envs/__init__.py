@@ -1,4 +1,4 @@
-"""robosuite's manipulation tasks as gymnasium environments, and scripted experts.
+"""robosuite's manipulation tasks and PushT as gymnasium environments, and scripted experts.
 
 Importing this package registers them (`import envs; gymnasium.make("lfm/Lift-v0")`, or in one go
 `gymnasium.make("envs:lfm/Lift-v0")`) and imports neither robosuite nor mujoco: that happens when an
@@ -10,6 +10,8 @@ from __future__ import annotations
 from gymnasium.envs.registration import register, registry
 
 from envs.tasks import TASKS
+
+PUSHT = "lfm/PushT-v0"
 
 
 def register_envs() -> None:
@@ -26,6 +28,9 @@ def register_envs() -> None:
                 max_episode_steps=task.horizon,
                 kwargs={"env_name": task.env_name},
             )
+    if PUSHT not in registry:
+        # 300 steps at 10 Hz, as Diffusion Policy evaluates
+        register(id=PUSHT, entry_point="envs.pusht:PushTEnv", max_episode_steps=300)
 
 
 register_envs()

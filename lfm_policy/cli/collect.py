@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lfm_policy.flow.errors import LFMError
 
 
@@ -14,6 +16,10 @@ def collect(
     valid_fraction: float = 0.1,
     overwrite: bool = False,
     max_attempts: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    observation: dict[str, str] | None = None,
+    success_key: str = "",
+    expert: str = "",
 ) -> int:
     """Record successful episodes of an environment's scripted expert, in robomimic's HDF5 layout.
 
@@ -26,6 +32,10 @@ def collect(
         valid_fraction: share of the episodes that mask/valid names, the rest being mask/train.
         overwrite: replace the file if it exists.
         max_attempts: attempts after which to give up; default is ten times n.
+        env_kwargs: arguments of the environment, {env_name: reach-v3}.
+        observation: what to record, key to the columns it has in the environment, {hand: "state[0:3]"}.
+        success_key: what the environment's info calls success; default is is_success or success.
+        expert: module:function, called with environment and seed; default is the environment's own.
     """
     from lfm_policy.evaluation.files import check_outputs
 
@@ -39,11 +49,13 @@ def collect(
         raise LFMError(f"--valid_fraction {valid_fraction}: must be 0 or more and below 1")
 
     from lfm_policy.evaluation.collect import record_demonstrations
+    from lfm_policy.evaluation.environment import EnvSpec
 
     recording = record_demonstrations(
         out,
-        env_id_of_task(task),
+        EnvSpec(env_id_of_task(task), env_kwargs or {}, observation or {}, success_key),
         n,
+        expert=expert,
         n_procs=n_procs,
         seed=seed,
         valid_fraction=valid_fraction,

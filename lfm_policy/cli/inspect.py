@@ -100,12 +100,10 @@ def _replay(console: Console, report: Report, count: int) -> None:
     from rich.text import Text
 
     from lfm_policy.data.replay import replay_states, spread
-    from lfm_policy.data.robomimic import env_id_of
-    from lfm_policy.evaluation.environment import make_env
+    from lfm_policy.evaluation.environment import EnvSpec
 
     names = spread(list(report.lengths), count)
-    env_id = env_id_of(report.env_args, report.path)
-    replay = replay_states(report.path, lambda: make_env(env_id, report.env_args.get("env_kwargs")), names)
+    replay = replay_states(report.path, EnvSpec.of_env_args(report.env_args, report.path).make, names)
     failed = [name for name, success in replay.succeeded.items() if not success]
     if replay.refusal:
         line = f"{replay.refusal}; with the simulator's own model instead:"

@@ -21,7 +21,10 @@ def rollout(
     paths: str | None = None,
     n_video: int = 6,
     n_paths: int = 20,
-    env_id: str | None = None,
+    env_id: str = "",
+    env_kwargs: dict[str, Any] | None = None,
+    observation: dict[str, str] | None = None,
+    success_key: str = "",
     max_steps: int | None = None,
     solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None,
     solver_steps: int | None = None,
@@ -41,6 +44,9 @@ def rollout(
         n_video: number of episodes in the video.
         n_paths: number of episodes in the picture of paths.
         env_id: gymnasium id of another environment than the checkpoint's own; it has to fit.
+        env_kwargs: arguments of the environment that differ from the checkpoint's.
+        observation: where the policy's keys come from, {hand: "state[0:3]"}; a plain vector is called state.
+        success_key: what the environment's info calls success; default is is_success or success.
         max_steps: steps after which an episode ends; default is the environment's own limit.
         solver: method of the sampler; default is the checkpoint's.
         solver_steps: steps of the sampler per sub-flow; default is the checkpoint's.
@@ -59,6 +65,7 @@ def rollout(
     if seed < 0:
         raise LFMError(f"--seed {seed}: must be 0 or more")
 
+    from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.rollout import evaluate
 
     evaluation = evaluate(
@@ -66,7 +73,7 @@ def rollout(
         n_rollouts,
         seed,
         n_procs,
-        env_id,
+        EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key),
         max_steps=max_steps,
         solver=solver,
         solver_steps=solver_steps,

@@ -19,7 +19,7 @@ Rotation = Literal["axis_angle", "rotation_6d"]
 ARM_DIM: dict[str, int] = {"axis_angle": 7, "rotation_6d": 10}
 
 # The settings of robosuite 1.5's operational-space controller that change what an action does, and its
-# defaults. Files carry others (damping, control_delta, interpolation, kp_limits) that it swallows unread.
+# defaults. Files carry others (interpolation, kp_limits) that change nothing.
 CONTROLLER_DEFAULTS: dict[str, Any] = {
     "type": "OSC_POSE",
     "input_max": 1,
@@ -33,6 +33,9 @@ CONTROLLER_DEFAULTS: dict[str, Any] = {
     "position_limits": None,
     "orientation_limits": None,
 }
+
+# robosuite 1.0's names, which robomimic's configs kept.
+OLD_NAMES = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class ActionSpace:
         env_kwargs = env_args.get("env_kwargs") or {}
         arm = arm_controller(env_kwargs.get("controller_configs"))
         frame = str(arm["input_ref_frame"]) if arm else ""
-        control_freq = int(env_kwargs.get("control_freq") or 20)
+        control_freq = int(env_kwargs.get("control_freq") or env_args.get("control_freq") or 20)
         return cls(representation, rotation, frame, control_freq, controller_settings(arm), dim)
 
     @classmethod
@@ -101,19 +104,35 @@ class ActionSpace:
 
 
 def arm_controller(controller_configs: Any) -> dict[str, Any] | None:
-    """The arm's part of a robosuite controller config, with the frame said; None without a config.
+    """The arm's part of a robosuite controller config, in robosuite 1.5's words; None without a config.
 
-    A composite config (robosuite 1.5) that is silent about the frame means the base's. A flat one (1.4 and
-    older) means the world's: there was no other. A list holds one config per robot, all alike.
+    A composite config (robosuite 1.5) means what robosuite 1.5 makes of it: the base's frame and displacements
+    unless it says otherwise; it passes over `control_delta` and `damping`, which files still carry. A flat one
+    (1.4 and older) means the world's frame, for there was no other, and goals if `control_delta` is false.
+    A list holds one config per robot, all alike.
     """
     if isinstance(controller_configs, Sequence) and not isinstance(controller_configs, str):
         controller_configs = controller_configs[0] if controller_configs else None
     if not controller_configs:
         return None
     parts = controller_configs.get("body_parts")
-    if parts is None:
-        return {"input_ref_frame": "world", **controller_configs}
-    return {"input_ref_frame": "base", **(parts.get("right") or (parts.get("arms") or {}).get("right") or {})}
+    if parts is not None:
+        arm = parts.get("right") or (parts.get("arms") or {}).get("right") or {}
+        return {"input_ref_frame": "base", "input_type": "delta", **_without_old_names(arm)}
+    arm = controller_configs
+    renamed = {new: arm[old] for old, new in OLD_NAMES.items() if old in arm}
+    input_type = "absolute" if arm.get("control_delta") is False else "delta"
+    return {"input_ref_frame": "world", "input_type": input_type, **renamed, **_without_old_names(arm)}
+
+
+def _without_old_names(arm: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arm.items() if name not in {*OLD_NAMES, "control_delta"}}
+
+
+def commands_are_absolute(env_args: Mapping[str, Any]) -> bool:
+    """Whether env_args say that `actions` holds goals, not displacements."""
+    arm = arm_controller((env_args.get("env_kwargs") or {}).get("controller_configs"))
+    return arm is not None and arm["input_type"] == "absolute"
 
 
 def controller_settings(arm: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -135,7 +154,8 @@ def check_env_version(path: object, env_args: Mapping[str, Any], installed: str 
     if not same_version(env_args, installed):
         raise LFMError(
             f"{path}: was recorded with robosuite {env_args['env_version']}, installed is {installed}; observations "
-            "differ in order and sign: regenerate observations, or set data.check_version: false"
+            f"differ in order and sign: `lfm convert {path} --output NEW.hdf5` makes them anew "
+            "(data.check_version: false takes them as they are)"
         )
 
 

@@ -192,7 +192,8 @@ def env_id_of(env_args: Mapping[str, Any], path: str | Path = "dataset") -> str:
 
     register_environments()
     name = str(env_args.get("env_name") or "")
-    if name in gymnasium.registry:
+    # with a colon gymnasium imports the module before it, which registers the rest
+    if name in gymnasium.registry or ":" in name:
         return name
     registered = {
         str(spec.kwargs["env_name"]): env_id for env_id, spec in gymnasium.registry.items() if "env_name" in spec.kwargs

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from lfm_policy.data.writer import DatasetWriter
-from lfm_policy.evaluation.environment import env_name, horizon, is_success, make_env, observe
+from lfm_policy.evaluation.environment import Described, EnvSpec, env_name, horizon, is_success, observe
 from lfm_policy.evaluation.executor import map_seeds
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
@@ -49,57 +50,95 @@ class Recording:
     seconds: float
 
 
+class Expert(Protocol):
+    """What demonstrates: its next action from what it knows of the environment, until it is done."""
+
+    @property
+    def done(self) -> bool: ...
+    def act(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class CollectJob:
-    """All that a process needs to record; called in that process it gives the task."""
+    """All that a process needs to record; called in that process it gives the task.
 
-    env_id: str
+    expert: "module:function", called with the environment (a `Described`) and a seed; "" takes the
+    environment's own `make_expert`.
+    """
+
+    env: EnvSpec
+    expert: str = ""
 
     def __call__(self) -> CollectTask:
-        return CollectTask(self.env_id)
+        return CollectTask(self)
 
 
 class CollectTask:
     """An environment with an expert; called with a seed, the demonstration."""
 
-    def __init__(self, env_id: str) -> None:
-        self.env = make_env(env_id)
+    def __init__(self, job: CollectJob) -> None:
+        self.job, self.env = job, job.env.make()
         self.limit = horizon(self.env)
-        for name in ("make_expert", "env_args", "get_state"):
-            if getattr(self.env.unwrapped, name, None) is None:
-                raise LFMError(f"environment {env_id}: offers no {name}, so nothing can be collected from it")
+        if job.expert:
+            self.make_expert = _imported(job.expert)
+            return
+        inner: Any = self.env.unwrapped
+        if not hasattr(inner, "make_expert"):
+            raise LFMError(
+                f"environment {job.env.env_id}: offers no make_expert, so nothing can be collected from it; "
+                "name one with --expert module:function"
+            )
+        self.make_expert = lambda env, seed: inner.make_expert(seed)
+        # without its wrappers, which forbid to go on after success
+        self.env = Described(inner, job.env.observation, job.env.success_key)
 
     def __call__(self, seed: int) -> Demonstration:
-        return demonstrate(self.env, seed, self.limit)
+        demonstration = demonstrate(self.env, self.make_expert, seed, self.limit, bool(self.job.expert))
+        own = getattr(self.env.unwrapped, "env_args", None)
+        return replace(demonstration, env_args=own or self.job.env.env_args(self.env))
 
     def close(self) -> None:
         self.env.close()
 
 
-def demonstrate(env: gymnasium.Env, seed: int, limit: int | None) -> Demonstration:
-    """Let the environment's expert act from the first state of `seed` until it is done or at the limit.
+def demonstrate(
+    env: gymnasium.Env,
+    make_expert: Callable[[gymnasium.Env, int], Expert],
+    seed: int,
+    limit: int | None = None,
+    ends: bool = False,
+) -> Demonstration:
+    """Let an expert act from the first state of `seed` until it is done, or at the limit.
 
-    A success is one that still holds at the last step: the expert goes on for a while after reaching it, so
-    that a policy learns to hold what it has reached.
+    A success is one that still holds at the last step: an expert goes on for a while after reaching it, so
+    that a policy learns to hold what it has reached. `ends` stops where the environment says so, too.
     """
-    # without its wrappers, which forbid to go on after success
     inner: Any = env.unwrapped
-    observation, _ = inner.reset(seed=seed)
-    steps = _Steps(inner.get_state())
+    observation, _ = env.reset(seed=seed)
+    read_state: Callable[[], dict[str, Any]] = getattr(inner, "get_state", dict)
+    steps, over = _Steps(read_state()), False
     try:
-        expert = inner.make_expert(seed)
+        expert = make_expert(env, seed)
     except ValueError as error:
         told = str(error).removeprefix(f"{env_name(env)}: ")
         raise LFMError(f"environment {env_name(env)}: {told}") from error
-    while not expert.done and (limit is None or len(steps) < limit):
-        state = inner.get_state()
-        action = np.array(expert.act(), dtype=inner.action_space.dtype)
-        after, reward, _, _, info = inner.step(action)
+    while not (expert.done or over) and (limit is None or len(steps) < limit):
+        state = read_state()
+        action = np.array(expert.act(), dtype=env.action_space.dtype)
+        after, reward, terminated, truncated, info = env.step(action)
         steps.append(observe(observation), action, float(reward), state, info)
-        observation = after
+        observation, over = after, ends and (terminated or truncated)
     success = bool(steps.dones) and steps.dones[-1]
     datasets = steps.datasets(seed, observe(observation)) if success else {}
-    return Demonstration(seed, success, len(steps), inner.env_args, datasets)
+    return Demonstration(seed, success, len(steps), {}, datasets)
+
+
+def _imported(path: str) -> Callable[[gymnasium.Env, int], Expert]:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LFMError(f"--expert {path}: cannot be imported ({error}); give module:function") from error
 
 
 class _Steps:
@@ -152,9 +191,10 @@ class _Steps:
 
 def record_demonstrations(
     path: str | Path,
-    env_id: str,
+    env: EnvSpec,
     n: int,
     *,
+    expert: str = "",
     n_procs: int = 1,
     seed: int = 0,
     valid_fraction: float = 0.1,
@@ -164,14 +204,15 @@ def record_demonstrations(
 ) -> Recording:
     """Write the first `n` successes over the seeds `seed`, `seed + 1`, … to a robomimic dataset.
 
-    The datasets do not depend on `n_procs`. LFMError, and nothing is written, if fewer than a tenth of at
-    least max(20, n) attempts succeed, or `max_attempts` (default 10 n) do not suffice.
+    expert: see `CollectJob`. The datasets do not depend on `n_procs`.
+    LFMError, and nothing is written, if fewer than a tenth of at least max(20, n) attempts succeed, or
+    `max_attempts` (default 10 n) do not suffice.
     """
     begin = time.perf_counter()
     limit = max_attempts or MAX_ATTEMPTS * n
-    results = map_seeds(CollectJob(env_id), range(seed, seed + limit), n_procs)
+    results = map_seeds(CollectJob(env, expert), range(seed, seed + limit), n_procs)
     with contextlib.closing(results), progress_bar("demonstrations", n, progress) as bar:
-        successes = _successes(results, env_id, n, bar)
+        successes = _successes(results, env.env_id, n, bar)
         last = next(successes)
         options: dict[str, Any] = {"valid_fraction": valid_fraction, "seed": seed}
         with DatasetWriter(path, last.env_args, overwrite=overwrite, **options) as writer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from lfm_policy.evaluation.environment import check_fit, make_env
+from lfm_policy.evaluation.environment import EnvSpec, check_fit
 from lfm_policy.evaluation.episode import Actor, Episode, Row, Trajectory, run_episode
 from lfm_policy.evaluation.executor import map_seeds
 from lfm_policy.evaluation.report import checkpoint_identity
@@ -76,8 +76,7 @@ class RolloutJob:
 
     source: PolicySource
     origin: str
-    env_id: str
-    env_kwargs: dict[str, Any]
+    env: EnvSpec
     max_steps: int | None = None
     recorded: frozenset[int] = frozenset()
     fps: int = 20
@@ -85,7 +84,7 @@ class RolloutJob:
     def make_env(self, **overrides: Any) -> gymnasium.Env:
         """The job's environment, with its time limit moved if the job says so."""
         limit = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
-        return make_env(self.env_id, self.env_kwargs, **limit, **overrides)
+        return self.env.make(**limit, **overrides)
 
     def __call__(self) -> RolloutTask:
         return RolloutTask(self)
@@ -116,8 +115,7 @@ def evaluate(
     n_rollouts: int,
     seed: int = FIRST_SEED,
     n_procs: int = 1,
-    env_id: str | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | None = None,
     max_steps: int | None = None,
     solver: str | None = None,
     solver_steps: int | None = None,
@@ -126,8 +124,8 @@ def evaluate(
 ) -> Evaluation:
     """Roll a checkpoint out on the seeds `seed` … `seed + n_rollouts - 1`, over `n_procs` processes.
 
-    The environment is the checkpoint's own; `env_id` and `env_kwargs` overrule it. Rows do not depend on
-    `n_procs` (measured times aside): each process acts in one environment at a time, with one thread. The
+    The environment is the checkpoint's own; what `env` tells overrules it. Rows do not depend on `n_procs`
+    (measured times aside): each process acts in one environment at a time, with one thread. The
     first `n_recorded` episodes keep their trajectories.
     Raises LFMError where checkpoint and environment do not fit, and with the seed where an episode fails.
     """
@@ -137,7 +135,7 @@ def evaluate(
     folder = find_checkpoint(checkpoint_path)
     source = CheckpointSource(folder, solver, solver_steps)
     policy = source()
-    job = rollout_job(policy, str(folder), env_id, env_kwargs, max_steps, source if n_procs > 1 else None)
+    job = rollout_job(policy, str(folder), env, max_steps, source if n_procs > 1 else None)
     seeds = range(seed, seed + n_rollouts)
     return _evaluate(job, policy, seeds, n_procs, n_recorded, progress, checkpoint_identity(folder, policy))
 
@@ -146,41 +144,31 @@ def evaluate_policy(
     policy: Actor,
     seeds: Sequence[int],
     n_procs: int = 1,
-    env_id: str | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | None = None,
     max_steps: int | None = None,
     n_recorded: int = 0,
     progress: bool = False,
 ) -> Evaluation:
     """Roll out a policy that is in memory, as training does; beyond one process it must pickle."""
-    job = rollout_job(policy, "the policy", env_id, env_kwargs, max_steps)
+    job = rollout_job(policy, "the policy", env, max_steps)
     return _evaluate(job, policy, seeds, n_procs, n_recorded, progress, {"spec": policy.spec.to_dict()})
 
 
 def rollout_job(
     policy: Actor,
     origin: str,
-    env_id: str | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | None = None,
     max_steps: int | None = None,
     source: PolicySource | None = None,
 ) -> RolloutJob:
     """How to roll `policy` out: in its own environment but for what is given; workers use `source`."""
     if max_steps is not None and max_steps < 1:
         raise LFMError(f"--max_steps {max_steps}: must be 1 or more")
-    env_id = env_id or policy.spec.env_id
-    if not env_id:
+    env = (env or EnvSpec()).over(EnvSpec.of_policy(policy.spec))
+    if not env.env_id:
         raise LFMError(f"{origin}: names no environment; give --env_id")
-    own = policy.spec.env_kwargs if env_id == policy.spec.env_id else {}
-    arguments = {**own, **(env_kwargs or {})}
-    return RolloutJob(
-        source or partial(_itself, policy),
-        origin,
-        env_id,
-        arguments,
-        max_steps,
-        fps=policy.spec.action_space.control_freq,
-    )
+    fps = policy.spec.action_space.control_freq
+    return RolloutJob(source or partial(_itself, policy), origin, env, max_steps, fps=fps)
 
 
 def _evaluate(
@@ -206,7 +194,7 @@ def _evaluate(
         context={
             **provenance(),
             "checkpoint": checkpoint,
-            "env_id": job.env_id,
+            "env_id": job.env.env_id,
             "max_steps": job.max_steps,
             "seeds": list(seeds),
             "n_procs": n_procs,

@@ -16,6 +16,8 @@ class PolicySpec:
     observation: (key, dimension) in the order in which keys are joined. With To = `n_obs_steps`
     observations up to step t, the chunk of Tp = `horizon` actions begins at step t - To + 1, and the
     Ta = `n_action_steps` actions [To - 1, To - 1 + Ta) are executed before the next prediction.
+    env_observation: where the keys come from in an environment that has other names for them, and success_key:
+    what it calls success (see `evaluation.environment.Described`).
     """
 
     observation: tuple[tuple[str, int], ...]
@@ -26,6 +28,8 @@ class PolicySpec:
     env_id: str = ""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     env_version: str = ""
+    env_observation: dict[str, str] = field(default_factory=dict)
+    success_key: str = ""
 
     def __post_init__(self) -> None:
         room = self.horizon - self.n_obs_steps + 1

@@ -63,6 +63,8 @@ def build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
         env_id=env_id,
         env_kwargs=_env_kwargs(train),
         env_version=str(train.env_args.get("env_version", "")),
+        env_observation=dict(train.env_args.get("observation") or {}),
+        success_key=str(train.env_args.get("success_key") or ""),
     )
     policy = LFMPolicy(spec, config.lfm(), named_seed(config.seed, "weights"))
     observations, actions = Statistics(spec.observation_dim), Statistics(spec.action_space.dim)

@@ -191,9 +191,10 @@ def test_the_command_line(clean: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_experts_demonstrations_replay_in_the_simulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lfm_policy.evaluation.collect import record_demonstrations
+    from lfm_policy.evaluation.environment import EnvSpec
 
     path = tmp_path / "lift.hdf5"
-    record_demonstrations(path, "lfm/Lift-v0", 2)
+    record_demonstrations(path, EnvSpec("lfm/Lift-v0"), 2)
     with h5py.File(path, "r+") as file:
         # demo_0 ends with the action that reaches success, demo_1 before it
         success = int(np.flatnonzero(file["data/demo_0/rewards"])[0])

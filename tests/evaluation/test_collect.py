@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
 
 from lfm_policy.data import read_demonstrations, split_names
-from lfm_policy.evaluation.collect import Recording, demonstrate, record_demonstrations
-from lfm_policy.evaluation.environment import make_env
+from lfm_policy.evaluation.collect import Expert, Recording, demonstrate, record_demonstrations
+from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.flow.errors import LFMError
 from tests.helpers.point import FAILING, PLAIN, POINT, REACH, STEP
 
@@ -20,7 +21,7 @@ N, SEED = 6, 3
 
 
 def record(path: Path, env_id: str = POINT, **options: Any) -> Recording:
-    return record_demonstrations(path, env_id, N, seed=SEED, valid_fraction=0.3, **options)
+    return record_demonstrations(path, EnvSpec(env_id), N, seed=SEED, valid_fraction=0.3, **options)
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +100,45 @@ def test_what_fails_too_often_or_too_long_is_refused(tmp_path: Path, monkeypatch
         record(tmp_path / "out.hdf5", FAILING, max_attempts=5)
     monkeypatch.setattr("lfm_policy.evaluation.collect.MIN_SUCCESS_RATE", 0.34)
     with pytest.raises(LFMError, match=r"succeeded in 7 of 21 attempts, fewer than 34%"):
-        record_demonstrations(tmp_path / "out.hdf5", FAILING, 21, seed=SEED)
+        record_demonstrations(tmp_path / "out.hdf5", EnvSpec(FAILING), 21, seed=SEED)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_episode_ends_at_the_limit() -> None:
     env = make_env(POINT, terminate_on_success=False)
-    assert demonstrate(env, 0, 2).length == 2
-    failed = demonstrate(env, 0, 1)
+
+    def expert(env: gymnasium.Env, seed: int) -> Expert:
+        return env.unwrapped.make_expert(seed)  # type: ignore[attr-defined]
+
+    assert demonstrate(env, expert, 0, 2).length == 2
+    failed = demonstrate(env, expert, 0, 1)
     assert not failed.success
     assert failed.datasets == {}
 
 
 def test_an_environment_without_expert_is_told() -> None:
     with pytest.raises(LFMError, match=r"environment CartPole-v1: offers no make_expert"):
-        record_demonstrations("out.hdf5", "CartPole-v1", 1)
-    with pytest.raises(LFMError, match="Plain-v0: offers no env_args"):
-        record_demonstrations("out.hdf5", PLAIN, 1)
+        record_demonstrations("out.hdf5", EnvSpec("CartPole-v1"), 1)
+    with pytest.raises(LFMError, match=r"--expert tests.helpers.point:nobody: cannot be imported .*module:function"):
+        record_demonstrations("out.hdf5", EnvSpec(PLAIN), 1, expert="tests.helpers.point:nobody")
+
+
+MAPPING = {"goal": "state[2:4]", "position": "state[:2]"}
+
+
+@pytest.mark.parametrize("expert", ["", "tests.helpers.point:outside_expert"])
+def test_any_environment_is_recorded_under_the_keys_of_a_mapping(recording: Path, tmp_path: Path, expert: str) -> None:
+    """A plain vector, mapped, gives the observations and actions of the environment that has keys itself."""
+    spec = EnvSpec(PLAIN, {"terminate_on_success": False}, MAPPING, "success")
+    path = tmp_path / "plain.hdf5"
+    record_demonstrations(path, spec, N, seed=SEED, expert=expert)
+    with h5py.File(path) as plain, h5py.File(recording) as keyed:
+        assert json.loads(plain["data"].attrs["env_args"])["observation"] == MAPPING
+        for name, demo in keyed["data"].items():
+            for key in ("obs/goal", "obs/position", "next_obs/goal", "actions", "rewards"):
+                np.testing.assert_allclose(plain["data"][name][key], demo[key], atol=1e-6)
+        read_back = EnvSpec.of_env_args(json.loads(plain["data"].attrs["env_args"]), path)
+    assert read_back == spec
 
 
 def test_our_reader_reads_it(recording: Path) -> None:

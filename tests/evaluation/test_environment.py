@@ -8,8 +8,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from lfm_policy.evaluation.environment import (
+    Described,
     action_dim,
     check_fit,
     env_name,
@@ -110,3 +112,37 @@ def test_images_and_discrete_actions_are_refused() -> None:
 )
 def test_success_is_read_under_both_names(info: dict[str, Any], success: bool) -> None:
     assert is_success(info) is success
+
+
+class LateSeed(gymnasium.Wrapper):
+    """Draws before it passes the seed on, as some benchmarks' wrappers choose their task."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        drawn = self.np_random.integers(1 << 30)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "drawn": int(drawn)}
+
+
+def test_a_seed_decides_what_wrappers_draw_too() -> None:
+    env = Described(LateSeed(gymnasium.make(PLAIN)), {})
+    drawn = [env.reset(seed=seed)[1]["drawn"] for seed in (3, 4, 3)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_a_mapping_and_a_success_key_make_an_environment_fit() -> None:
+    """Plain-v0, told which columns are what, is Point-v0 under the names of the mapping."""
+    mapping = {"goal": "state[2:4]", "position": "state[0:2]"}
+    plain, point = make_env(PLAIN, None, mapping, "success"), make_env(POINT)
+    assert observation_dims(plain) == {"goal": 2, "position": 2}
+    assert plain.observation_space["goal"] == spaces.Box(-10.0, 10.0, (2,), np.float32)  # type: ignore[index]
+    for seed in (1, 2):
+        seen, expected = plain.reset(seed=seed)[0], point.reset(seed=seed)[0]
+        for key in mapping:
+            np.testing.assert_allclose(seen[key], expected[key], atol=1e-6)
+
+
+def test_an_unknown_success_key_names_what_there_is() -> None:
+    env = make_env(POINT, success_key="won")
+    env.reset(seed=0)
+    with pytest.raises(LFMError, match=r"Point-v0: success_key 'won' is not in .*: actions_abs, is_success, positions"):
+        env.step(np.zeros(2))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_policy.evaluation.environment import make_env
+from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.evaluation.episode import Row, reproducible, run_episode
 from lfm_policy.evaluation.rollout import CheckpointSource, Evaluation, evaluate, evaluate_policy
 from lfm_policy.evaluation.statistics import wilson
@@ -112,16 +112,16 @@ def test_an_environment_of_vectors_without_convention_will_do() -> None:
 
 def test_the_environment_can_be_overruled_and_must_fit() -> None:
     with pytest.raises(LFMError, match="frame: checkpoint world, environment base"):
-        evaluate_policy(ProportionalPolicy(), SEEDS, env_kwargs={"frame": "base"})
+        evaluate_policy(ProportionalPolicy(), SEEDS, env=EnvSpec(env_kwargs={"frame": "base"}))
     with pytest.raises(LFMError, match="the policy: does not fit environment Plain-v0"):
-        evaluate_policy(ProportionalPolicy(), SEEDS, env_id=PLAIN)
+        evaluate_policy(ProportionalPolicy(), SEEDS, env=EnvSpec(PLAIN))
     with pytest.raises(LFMError, match="names no environment; give --env_id"):
         evaluate_policy(ProportionalPolicy(point_spec(env_id="")), SEEDS)
 
 
 def test_a_failing_episode_names_its_seed() -> None:
     with pytest.raises(LFMError) as caught:
-        evaluate_policy(ProportionalPolicy(), range(BROKEN_SEED - 1, BROKEN_SEED + 3), env_id=BROKEN)
+        evaluate_policy(ProportionalPolicy(), range(BROKEN_SEED - 1, BROKEN_SEED + 3), env=EnvSpec(BROKEN))
     assert str(caught.value) == f"seed {BROKEN_SEED}: FloatingPointError: the simulation exploded"
 
 

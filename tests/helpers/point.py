@@ -108,6 +108,11 @@ class PointExpert:
         return np.zeros(2) if self.lazy else np.clip(0.5 * error / STEP, -1, 1)
 
 
+def outside_expert(env: Any, seed: int) -> PointExpert:
+    """An expert that is no part of its environment, as `lfm collect --expert` takes it."""
+    return PointExpert(env.unwrapped, lazy=False)
+
+
 class PlainEnv(PointEnv):
     """The same behind a vector, telling nothing of itself."""
 

@@ -1,0 +1,138 @@
+"""PushT (Chi et al. 2023; the simulation is gym-pusht's): push a T onto its outline with a round finger."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+REMEDY = "pip install 'lfm_policy[pusht]'"
+# pixels; the table is square
+SIDE = 512.0
+KEYS = {"agent_pos": 2, "block_pos": 2, "block_angle": 2, "keypoints": 16}
+
+Observation = dict[str, NDArray[np.float64]]
+
+
+class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
+    """PushT by the keys `agent_pos` (2,), `block_pos` (2,), `block_angle` (2,) and `keypoints` (16,).
+
+    Lengths are pixels, y pointing down. `block_angle` is cosine and sine: the angle itself jumps where a
+    turn is complete. `keypoints` are the corners of the T, x and y in turn. An action (2,) is where the finger
+    shall go. The reward is the covered part of the outline over 0.95, at most 1; the success, a cover above
+    0.95. States are Diffusion Policy's: agent x, y, block x, y, angle in radians.
+    render_size: pixels of a side of a frame.
+    """
+
+    # told to those who draw positions
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10, "position_unit": "px"}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None, render_size: int = 256) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode {render_mode!r}: choose None or 'rgb_array'")
+        self.render_mode = render_mode
+        self._sim = _simulator(render_size)
+        self.action_space = spaces.Box(0.0, SIDE, (2,), np.float32)
+        self.observation_space = spaces.Dict(
+            {key: spaces.Box(-2 * SIDE, 2 * SIDE, (dim,), np.float64) for key, dim in KEYS.items()}
+        )
+        self._ready = False
+
+    @property
+    def env_args(self) -> dict[str, Any]:
+        """robomimic's description of this environment, JSON-able: what a dataset stores."""
+        return {
+            "env_name": "lfm/PushT-v0",
+            "type": 2,
+            "env_version": metadata.version("gym-pusht"),
+            "env_kwargs": {},
+            "control_freq": self.metadata["render_fps"],
+        }
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode, by seed or at rest from options["state"]["states"] (5,)."""
+        super().reset(seed=seed)
+        unknown = [key for key in options or {} if key != "state"]
+        if unknown:
+            raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
+        # always its own draw first: it builds a new simulation, without the motion of the last one
+        self._sim.reset(seed=int(self.np_random.integers(2**31)))
+        self._ready = True
+        state = (options or {}).get("state")
+        if state is not None:
+            self.set_states(state["states"])
+        return self.observe(), self._info()
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Move the finger towards (x, y) for a tenth of a second; beyond the table means its edge."""
+        if not self._ready:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        goal = np.asarray(action, dtype=np.float64)
+        if goal.shape != (2,) or not np.isfinite(goal).all():
+            raise ValueError(f"action: {goal.tolist()}; two finite numbers expected")
+        _, reward, terminated, _, _ = self._sim.step(np.clip(goal, 0.0, SIDE))
+        return self.observe(), float(reward), bool(terminated), False, self._info()
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """A frame (render_size, render_size, 3)."""
+        return None if self.render_mode is None else np.asarray(self._sim.render(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Nothing is held beyond memory."""
+        self._ready = False
+
+    def observe(self) -> Observation:
+        """Observations of the present state."""
+        state, block = self._sim.get_obs(), self._sim.block
+        corners = [block.local_to_world(corner) for shape in block.shapes for corner in shape.get_vertices()]
+        return {
+            "agent_pos": state[:2],
+            "block_pos": state[2:4],
+            "block_angle": np.array([np.cos(state[4]), np.sin(state[4])]),
+            "keypoints": np.array(corners, dtype=np.float64).ravel(),
+        }
+
+    def reward(self) -> float:
+        """The reward of the present state."""
+        return float(np.clip(self._sim._get_coverage() / self._sim.success_threshold, 0.0, 1.0))
+
+    def is_success(self) -> bool:
+        """Whether the T covers more than 0.95 of its outline now."""
+        return bool(self._sim._get_coverage() > self._sim.success_threshold)
+
+    def get_state(self) -> dict[str, Any]:
+        """The present state for `reset(options={"state": ...})`; velocities are not part of it."""
+        return {"states": np.array(self._sim.get_obs())}
+
+    def set_states(self, states: NDArray[Any]) -> None:
+        """Put finger and block, (5,), at rest where a recording says."""
+        values = np.asarray(states, dtype=np.float64)
+        if values.shape != (5,):
+            raise ValueError(f"states: shape {values.shape}; (5,) expected: agent x, y, block x, y, angle")
+        agent, block = self._sim.agent, self._sim.block
+        agent.position, agent.velocity = tuple(values[:2]), (0.0, 0.0)
+        # the angle first: turning moves the block about its centre of mass, and its position with it
+        block.angle = float(values[4])
+        block.position, block.velocity, block.angular_velocity = tuple(values[2:4]), (0.0, 0.0), 0.0
+        for body in (agent, block):
+            self._sim.space.reindex_shapes_for_body(body)
+
+    def _info(self) -> dict[str, Any]:
+        state = self._sim.get_obs()
+        # upwards, as pictures of paths are read
+        positions = {"agent": state[:2] * [1, -1] + [0, SIDE], "block": state[2:4] * [1, -1] + [0, SIDE]}
+        return {"is_success": self.is_success(), "positions": positions}
+
+
+def _simulator(render_size: int) -> Any:
+    try:
+        from gym_pusht.envs.pusht import PushTEnv as Simulator
+    except ImportError as error:
+        raise ImportError(f"gym-pusht is not installed ({error}); {REMEDY}") from None
+    return Simulator(obs_type="state", visualization_width=render_size, visualization_height=render_size)
