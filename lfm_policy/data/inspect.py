@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from lfm_policy.data import checks, hdf5
-from lfm_policy.data.action_space import arm_controller, same_version
+from lfm_policy.data.action_space import arm_controller, commands_are_absolute, same_version
 from lfm_policy.data.checks import Array, Finding
 
 # Rates of change jump where bodies touch; that is no fault.
@@ -123,12 +123,6 @@ def find_faults(
     if "dones" in sound:
         findings += checks.find_odd_dones(sound["dones"])
     return findings
-
-
-def commands_are_absolute(env_args: Mapping[str, Any]) -> bool:
-    """Whether `actions` holds goals, not displacements, as robosuite 1.5 or 1.4 and older says it."""
-    arm = arm_controller((env_args.get("env_kwargs") or {}).get("controller_configs")) or {}
-    return arm.get("input_type") == "absolute" or ("input_type" not in arm and arm.get("control_delta") is False)
 
 
 def command_bound(env_args: Mapping[str, Any]) -> float | None:
