@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lfm_policy.data.normalizer import Normalizer
@@ -63,16 +63,23 @@ class LFMPolicy(Policy):
     """A conditional local flow over action chunks (Tp, Da) given To observations.
 
     Networks see normalised values; `predict_action` and `log_prob` speak the environment's units.
-    The condition is the normalised observation history, flattened to (B, To · D).
+    The condition is the normalised observation history, flattened to (B, To · D). `make_field` gives each
+    sub-flow another velocity field than `config.network`; such a policy is saved by who gave it.
     """
 
-    def __init__(self, spec: PolicySpec, config: LFMConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: PolicySpec,
+        config: LFMConfig | None = None,
+        seed: int = 0,
+        make_field: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__(spec)
         self.config = config or LFMConfig()
         check_horizon(spec.horizon, self.config.network)
         self.observation_normalizer = Normalizer(spec.observation_dim)
         self.action_normalizer = Normalizer(spec.action_space.dim)
-        self.flow = _build_flow(spec, self.config, seed)
+        self.flow = _build_flow(spec, self.config, seed, make_field)
 
     @torch.no_grad()
     def predict_action(
@@ -144,18 +151,21 @@ def check_horizon(horizon: int, network: UNetConfig) -> None:
         )
 
 
-def _build_flow(spec: PolicySpec, config: LFMConfig, seed: int) -> LocalFlow:
+def _build_flow(
+    spec: PolicySpec, config: LFMConfig, seed: int, make_field: Callable[[], nn.Module] | None
+) -> LocalFlow:
     chain, count = config.chain, 1 if config.chain.share_weights else config.chain.n_subflows
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know only the global generator
         try:
-            fields = [
-                UNet1d(spec.action_space.dim, spec.n_obs_steps * spec.observation_dim, **asdict(config.network))
-                for _ in range(count)
-            ]
+            fields = [make_field() if make_field else _unet(spec, config.network) for _ in range(count)]
         except ValueError as error:  # nets know no LFMError
             raise LFMError(str(error)) from error
     return LocalFlow(fields, Schedule.geometric(chain.n_subflows, chain.c, chain.rho))
+
+
+def _unet(spec: PolicySpec, network: UNetConfig) -> UNet1d:
+    return UNet1d(spec.action_space.dim, spec.n_obs_steps * spec.observation_dim, **asdict(network))
 
 
 def _evaluations(sampler: Solver) -> int:
