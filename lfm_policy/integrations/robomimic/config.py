@@ -1,0 +1,81 @@
+"""The config of algorithm `lfm`: robomimic's own sections, and ours made from the dataclasses of `lfm train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from robomimic.config.base_config import BaseConfig
+from robomimic.config.config import Config
+
+from lfm_policy.flow import LFMError, Optimization, Solver
+from lfm_policy.policy import UNetConfig
+from lfm_policy.training import TrainConfig
+from lfm_policy.training.config import ChunkConfig, DataConfig, FlowConfig, TrainingConfig
+
+# Sections of `config.algo`, named as in our YAML files, and which of their fields; robomimic says the others:
+# train.frame_stack is To, train.frame_stack - 1 + train.seq_length is Tp, train.batch_size and train.seed are it.
+SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "policy": (ChunkConfig, ("n_action_steps",)),
+    "data": (DataConfig, ("observation_normalizer", "action_normalizer")),
+    "network": (UNetConfig, tuple(entry.name for entry in fields(UNetConfig))),
+    "flow": (FlowConfig, tuple(entry.name for entry in fields(FlowConfig))),
+    "sampler": (Solver, tuple(entry.name for entry in fields(Solver))),
+    "training": (Optimization, tuple(entry.name for entry in fields(Optimization) if entry.name != "batch_size")),
+}
+
+
+class LFMAlgoConfig(BaseConfig):
+    """robomimic's config with the sections above in `config.algo`."""
+
+    ALGO_NAME = "lfm"
+
+    def experiment_config(self) -> None:
+        """As robomimic's, without videos: they need OpenGL."""
+        super().experiment_config()
+        self.experiment.render_video = False
+
+    def train_config(self) -> None:
+        """As robomimic's, with windows of To - 1 + seq_length = Tp steps, aligned as our chunks are."""
+        super().train_config()
+        chunk = ChunkConfig()
+        self.train.frame_stack = chunk.n_obs_steps
+        self.train.seq_length = chunk.horizon - chunk.n_obs_steps + 1
+        self.train.batch_size = Optimization().batch_size
+        self.train.hdf5_load_next_obs = False
+        self.train.dataset_keys = ("actions",)
+
+    def algo_config(self) -> None:
+        """Our sections; `encode_low_dim` sends low-dimensional observations through robomimic's encoder too."""
+        self.algo.optim_params = Config()  # robomimic makes an optimiser for each entry; ours is flow.Descent
+        self.algo.encode_low_dim = False
+        for section, (kind, names) in SECTIONS.items():
+            defaults = kind()
+            for name in names:
+                value = getattr(defaults, name)
+                self.algo[section][name] = list(value) if isinstance(value, tuple) else value
+
+
+def train_config(config: Mapping[str, Any], steps: int = 1) -> TrainConfig:
+    """Our config of a run with robomimic's; LFMError names a field of `config.algo` with an impossible value.
+
+    `steps` is the number of optimiser steps per sub-flow.
+    """
+    train, algo = config["train"], config["algo"]
+    To = train["frame_stack"]
+    chunk = {"n_obs_steps": To, "horizon": To - 1 + train["seq_length"]}
+    optimization = {"batch_size": train["batch_size"], "steps": steps}
+    try:
+        return TrainConfig(
+            output_dir="",
+            data=DataConfig(path="train.data", **algo["data"]),
+            policy=ChunkConfig(**chunk, **algo["policy"]),
+            network=UNetConfig(**{**algo["network"], "channels": tuple(algo["network"]["channels"])}),
+            flow=FlowConfig(**algo["flow"]),
+            sampler=Solver(**algo["sampler"]),
+            training=TrainingConfig(**optimization, **algo["training"]),
+            seed=train["seed"],
+        )
+    except TypeError as error:  # a value of another type than the number or text it should be
+        raise LFMError(f"config.algo: {error}; `robomimic.config.config_factory('lfm')` shows every default") from error
