@@ -1,4 +1,4 @@
-"""`lfm demo`: collect demonstrations, train a policy, roll it out, and say what that took."""
+"""`lfm demo`: collect demonstrations or convert a recording, train a policy, roll it out, and say what that took."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 
 from lfm_policy.flow.errors import LFMError
 
+# of the rollouts' results
+KEPT = ["success_rate", "n_rollouts", "wilson95", "mean_max_reward", "max_reward95", "seeds"]
+KEPT += ["nfe", "multiply_adds", "latency_ms"]
 PARTS = ("data.hdf5", "train", "rollouts.json", "paths.png", "video.mp4", "video.png", "summary.json")
 
 
@@ -20,35 +23,43 @@ def demo(
     output_dir: str = "runs/demo",
     task: str = "Lift",
     n: int = 200,
+    source: str | None = None,
     n_rollouts: int = 50,
     seed: int = 100_000,
     n_procs: int = 2,
     film: bool = True,
     overwrite: bool = False,
 ) -> int:
-    """Collect demonstrations, train a policy on them and roll it out, in one go.
+    """Collect or convert demonstrations, train a policy on them and roll it out, in one go.
 
     Args:
         config: YAML file of the training run.
         output_dir: folder for data.hdf5, train/, rollouts.json, paths.png, video.mp4 and summary.json.
-        task: task to collect demonstrations of.
+        task: task to demonstrate: Lift, PushT.
         n: demonstrations to collect, on seeds from 0.
+        source: recording to convert instead, in any layout that `lfm convert` reads.
         n_rollouts: episodes to evaluate.
         seed: first evaluation seed.
         n_procs: simulator processes.
         film: write video.mp4, where OpenGL is there.
         overwrite: replace what an earlier demo left in output_dir.
     """
-    from lfm_policy.cli.collect import collect
+    from lfm_policy.cli.collect import collect, env_id_of_task
+    from lfm_policy.cli.convert import convert
     from lfm_policy.cli.rollout import rollout
     from lfm_policy.cli.train import main as train
 
     folder = _prepare(Path(output_dir), config, overwrite)
     data, run, rollouts = f"{folder}/data.hdf5", f"{folder}/train", f"{folder}/rollouts.json"
     seconds: dict[str, float] = {}
-    print(f"1. Collect {n} demonstrations of {task}", flush=True)
-    with _timed(seconds, "collect"):
-        collect(data, task, n, n_procs)
+    if source is None:
+        print(f"1. Collect {n} demonstrations of {task}", flush=True)
+        with _timed(seconds, "collect"):
+            collect(data, task, n, n_procs)
+    else:
+        print(f"1. Convert {source}", flush=True)
+        with _timed(seconds, "convert"):
+            convert(source, data, env_id=env_id_of_task(task), n_procs=n_procs)
     print("\n2. Train a policy on them", flush=True)
     with _timed(seconds, "train"):
         code = train(["--config", config, "--data.path", data, "--output_dir", run], "lfm demo")
@@ -94,8 +105,7 @@ def _summarise(folder: Path, seconds: dict[str, float]) -> None:
     rollouts: dict[str, Any] = json.loads((folder / "rollouts.json").read_text())
     filming = round(seconds["rollout"] - rollouts["wall_seconds"], 1)
     seconds = {**seconds, "rollout": round(rollouts["wall_seconds"], 1), "pictures": filming}
-    kept = ("success_rate", "n_rollouts", "wilson95", "seeds", "nfe", "multiply_adds", "latency_ms")
-    summary = {name: rollouts[name] for name in kept} | {"seconds": seconds}
+    summary = {name: rollouts[name] for name in KEPT} | {"seconds": seconds}
     summary |= {"wall_seconds": round(sum(seconds.values()), 1)}
     summary |= {name: rollouts[name] for name in ("command", "versions", "hardware")}
     from lfm_policy.evaluation.files import write_json
@@ -104,6 +114,9 @@ def _summarise(folder: Path, seconds: dict[str, float]) -> None:
     low, high = summary["wilson95"]
     rate, count = summary["success_rate"], summary["n_rollouts"]
     print(f"\nsuccess rate {rate:.3f} (95 % {low:.3f} to {high:.3f}) over {count} rollouts")
+    if summary["mean_max_reward"] != rate:
+        low, high = summary["max_reward95"]
+        print(f"score {summary['mean_max_reward']:.3f} (95 % {low:.3f} to {high:.3f}), mean of highest rewards")
     for name, value in {**seconds, "in all": summary["wall_seconds"]}.items():
         print(f"  {name:<9}{value:7.1f} s")
     video = f"{folder}/video.mp4 and " if (folder / "video.mp4").is_file() else ""

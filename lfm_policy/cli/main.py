@@ -9,9 +9,12 @@ from importlib import metadata
 
 COMMANDS = {
     "collect": "record demonstrations of an environment's scripted expert",
+    "download": "fetch one of robomimic's published datasets",
+    "convert": "bring recordings of other layouts and versions to robomimic's, and back",
     "inspect": "print what is in a dataset and what is wrong with it",
     "train": "train a policy on demonstrations",
     "rollout": "roll a policy out and report its success rate",
+    "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",
     "density": "learn, evaluate and sample the density of a table or a picture",
     "demo": "collect, train and roll out the Lift task in one go",
 }

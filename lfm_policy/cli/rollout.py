@@ -103,6 +103,10 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
         f"{successes} of {n} = {summary['success_rate']:.3f} (95 % {low:.3f} to {high:.3f})",
         style="bold",
     )
+    if any(row["max_reward"] not in (0, 1) for row in evaluation.episodes):
+        low, high = summary["max_reward95"]
+        score = f"{summary['mean_max_reward']:.3f} (95 % {low:.3f} to {high:.3f})"
+        _line("score", f"{score}, the mean of each episode's highest reward", style="bold")
     _line("episode", f"{summary['mean_steps']:.1f} steps, return {summary['mean_return']:.2f}")
     chunk = f"{summary['nfe']} network evaluations, {_count(summary['multiply_adds'])} multiply-adds"
     if latency["p50"] is not None:

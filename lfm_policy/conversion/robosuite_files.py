@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,12 @@ def read_robosuite(path: str | Path) -> Recording:
     return _recording(Path(path), "robosuite demo.hdf5", _read_robosuite)
 
 
-def write_robosuite(path: str | Path, recording: Recording, overwrite: bool = False) -> None:
+def write_robosuite(
+    path: str | Path, recording: Recording, episodes: Iterable[Episode], overwrite: bool = False
+) -> None:
     """Write robosuite's demo.hdf5, from which its playback_demonstrations_from_hdf5.py reads; whole or not at all.
 
-    Episodes become demo_1, demo_2, … with states, actions, attributes and, where there are, absolute actions.
+    `recording` says of what environment the episodes are. They become demo_1, demo_2, … with states, actions, attributes and, where there are, absolute actions.
     Observations, rewards, dones and masks have no place in it. LFMError if there are no states or models to play
     back, or actions at another rate than the 20 Hz that robosuite assumes.
     """
@@ -71,8 +73,8 @@ def write_robosuite(path: str | Path, recording: Recording, overwrite: bool = Fa
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(temporary, "w") as file:
                 data = file.create_group("data")
-                for number, (name, episode) in enumerate(recording.episodes(), 1):
-                    _write_episode(data.create_group(f"demo_{number}"), name, episode, recording.path)
+                for number, episode in enumerate(episodes, 1):
+                    _write_episode(data.create_group(f"demo_{number}"), episode, recording.path)
                 now = datetime.datetime.now()
                 data.attrs["date"] = f"{now.month}-{now.day}-{now.year}"
                 data.attrs["time"] = f"{now.hour}:{now.minute}:{now.second}"
@@ -201,7 +203,8 @@ def _env_info(recording: Recording) -> dict[str, Any]:
     return {"env_name": str(env_args["env_name"]), **kept}
 
 
-def _write_episode(group: h5py.Group, name: str, episode: Episode, source: Path) -> None:
+def _write_episode(group: h5py.Group, episode: Episode, source: Path) -> None:
+    name = f"episode {group.name.rsplit('_', 1)[-1]}"
     if episode.states is None:
         raise LFMError(f"{source}: {name} has no states; robosuite's demo.hdf5 is made of them")
     if "model_file" not in episode.attrs:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,18 +23,20 @@ class DatasetWriter:
     """Writes a robomimic dataset beside `path` and renames it there when the `with` block ends well.
 
     An exception (Ctrl-C too) removes what was written; an existing `path` is refused unless `overwrite`.
-    `env_args` is robomimic's {"env_name", "type", "env_version", "env_kwargs"}. At the end the episodes are
-    split into `mask/train` and `mask/valid`, `valid_fraction` of them (seeded) to validate; 0 writes none.
+    `env_args` is robomimic's {"env_name", "type", "env_version", "env_kwargs"}; {} for a robot of one's own. At
+    the end the episodes are split into `mask/train` and `mask/valid`, `valid_fraction` of them (seeded) to
+    validate; 0 writes none. `masks`, filter key to episode names, are written instead if there are any.
     """
 
     def __init__(
         self,
         path: str | Path,
-        env_args: Mapping[str, Any],
+        env_args: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
         valid_fraction: float = 0.1,
         seed: int = 0,
+        masks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.n_episodes = 0
@@ -42,9 +44,10 @@ class DatasetWriter:
         self._overwrite = overwrite
         self._valid_fraction = valid_fraction
         self._seed = seed
+        self._masks = masks or {}
         self._dims: dict[str, tuple[int, ...]] = {}
         self._refuse_existing()
-        self._env_args = json.dumps(dict(env_args), indent=4)
+        self._env_args = json.dumps(dict(env_args or {}), indent=4)
         self._temporary = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
         self._file: h5py.File | None = None
 
@@ -73,8 +76,8 @@ class DatasetWriter:
         self,
         obs: Mapping[str, ArrayLike],
         actions: ArrayLike,
-        rewards: ArrayLike,
-        dones: ArrayLike,
+        rewards: ArrayLike | None = None,
+        dones: ArrayLike | None = None,
         *,
         states: ArrayLike | None = None,
         model_file: str | None = None,
@@ -85,7 +88,8 @@ class DatasetWriter:
     ) -> str:
         """Append one episode of T steps and return its name, `demo_<i>`.
 
-        obs: key to (T, d), read before the action of the same step; rewards and dones (T,) after it.
+        obs: key to (T, d), read before the action of the same step; rewards and dones (T,) after it, by
+        default 1 and true in the last step, as of a demonstration that ends in success.
         `next_obs` is obs moved by one step if `final_obs` (key to (d,), read after the last action) is given
         instead. Further keywords are datasets of T rows (`actions_abs`); `attrs` (seed, initial_joint) go to
         the group.
@@ -95,8 +99,9 @@ class DatasetWriter:
             next_obs = {key: _moved(values, final_obs[key]) for key, values in obs.items()}
         values = {f"obs/{key}": _numbers(item) for key, item in obs.items()}
         values |= {f"next_obs/{key}": _numbers(item) for key, item in (next_obs or {}).items()}
-        values |= {"actions": _numbers(actions), "rewards": _numbers(rewards)}
-        values["dones"] = np.asarray(dones).astype(np.int64)
+        last = np.arange(len(np.asarray(actions))) == len(np.asarray(actions)) - 1
+        values |= {"actions": _numbers(actions), "rewards": _numbers(last if rewards is None else rewards)}
+        values["dones"] = np.asarray(last if dones is None else dones).astype(np.int64)
         values |= {key: _numbers(item) for key, item in datasets.items()}
         if states is not None:
             values["states"] = _numbers(states)
@@ -150,14 +155,18 @@ class DatasetWriter:
             raise LFMError(f"{self.path}: no episode was recorded, nothing written")
         file["data"].attrs["total"] = self.n_frames
         file["data"].attrs["env_args"] = self._env_args
-        if self._valid_fraction:
-            names = [f"demo_{index}" for index in range(self.n_episodes)]
-            train, valid = split_episodes(names, self._valid_fraction, self._seed)
-            for key, chosen in (("train", train), ("valid", valid)):
-                file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
+        for key, chosen in (self._masks or self._split()).items():
+            file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
         file.close()
         self._refuse_existing()
         os.replace(self._temporary, self.path)
+
+    def _split(self) -> dict[str, list[str]]:
+        if not self._valid_fraction:
+            return {}
+        names = [f"demo_{index}" for index in range(self.n_episodes)]
+        train, valid = split_episodes(names, self._valid_fraction, self._seed)
+        return {"train": train, "valid": valid}
 
     def _refuse_existing(self) -> None:
         if self.path.exists() and not self._overwrite:

@@ -38,10 +38,11 @@ class Actor(Protocol):
 
 @dataclass
 class Trajectory:
-    """Recorded of an episode of T steps: actions (T, Da), and named positions (T + 1, 2 or 3) in metres."""
+    """Recorded of an episode of T steps: actions (T, Da), and named positions (T + 1, 2 or 3) in `unit`."""
 
     actions: np.ndarray
     positions: dict[str, np.ndarray]
+    unit: str = "m"
 
 
 @dataclass
@@ -62,8 +63,9 @@ class _Recorder:
         for name, position in info.get("positions", {}).items():
             self.positions[name].append(np.array(position, dtype=np.float64))
 
-    def trajectory(self) -> Trajectory:
-        return Trajectory(np.array(self.actions), {name: np.stack(points) for name, points in self.positions.items()})
+    def trajectory(self, unit: str) -> Trajectory:
+        positions = {name: np.stack(points) for name, points in self.positions.items()}
+        return Trajectory(np.array(self.actions), positions, unit)
 
 
 def run_episode(
@@ -121,7 +123,9 @@ def run_episode(
         "policy_seconds": round(policy_seconds, 6),
         "env_seconds": round(env_seconds, 6),
     }
-    return Episode(row, list(policy.chunk_seconds), recorder.trajectory() if record else None)
+    return Episode(
+        row, list(policy.chunk_seconds), recorder.trajectory(env.metadata.get("position_unit", "m")) if record else None
+    )
 
 
 def reproducible(row: Row) -> Row:

@@ -72,10 +72,11 @@ def _draw_view(axis: Any, view: View, drawn: Sequence[tuple[Trajectory, bool]], 
             axis.plot(across, up, color=colour, linewidth=1.1, **style)
             axis.plot(across[0], up[0], "o", color=colour, markersize=5, markerfacecolor="white", zorder=3)
             axis.plot(across[-1], up[-1], "o", color=colour, markersize=4, zorder=4)
+    unit = drawn[0][0].unit
     axis.set_aspect("equal", adjustable="datalim")
     axis.set_title(view.title, fontsize=10, color=INK)
-    axis.set_xlabel("xyz"[view.horizontal] + " in m", color=INK)
-    axis.set_ylabel("xyz"[view.vertical] + " in m", color=INK)
+    axis.set_xlabel("xyz"[view.horizontal] + f" in {unit}", color=INK)
+    axis.set_ylabel("xyz"[view.vertical] + f" in {unit}", color=INK)
     axis.grid(color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.locator_params(nbins=6)

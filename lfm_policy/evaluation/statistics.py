@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -16,6 +16,18 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     """
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean by the percentile bootstrap, with draws of its own fixed seed.
+
+    Scores pile up at their bound: mean ± 2 standard errors would reach beyond it.
+    """
+    if len(set(values)) == 1:
+        return float(values[0]), float(values[0])
+    draws = np.random.default_rng(0)
+    found = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", random_state=draws)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float | None]:
@@ -40,6 +52,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], latencies: Sequence[float]) -> 
         "wilson95": list(wilson(successes, n)),
         "mean_return": _mean(rows, "return"),
         "mean_max_reward": _mean(rows, "max_reward"),
+        "max_reward95": list(mean_interval([row["max_reward"] for row in rows])),
         "mean_steps": _mean(rows, "steps"),
         "env_steps_per_second": round(sum(row["steps"] for row in rows) / max(env_seconds, 1e-9), 1),
         "latency_ms": percentiles_ms(latencies),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import norm
 
-from lfm_policy.evaluation.statistics import percentiles_ms, summarise, wilson
+from lfm_policy.evaluation.statistics import mean_interval, percentiles_ms, summarise, wilson
 
 
 def closed_form(k: int, n: int, confidence: float) -> tuple[float, float]:
@@ -31,6 +32,17 @@ def test_wilson_is_symmetric_and_narrows() -> None:
     assert wilson(7, 10) == pytest.approx((1 - high, 1 - low))
     widths = [high - low for low, high in (wilson(n // 2, n) for n in (10, 100, 1000))]
     assert widths == sorted(widths, reverse=True)
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_values_and_stays_in_bounds() -> None:
+    values = np.random.default_rng(1).normal(2.0, 0.5, 2000).tolist()
+    half = norm.ppf(0.975) * np.std(values) / math.sqrt(len(values))
+    expected = np.mean(values) - half, np.mean(values) + half
+    assert mean_interval(values) == pytest.approx(expected, abs=0.1 * half)
+    assert mean_interval(values) == mean_interval(values)
+    low, high = mean_interval([1.0] * 49 + [0.2])
+    assert 0.9 < low < 0.984 < high <= 1.0
+    assert mean_interval([0.7]) == (0.7, 0.7)
 
 
 def row(success: bool, steps: int, total: float, env_seconds: float) -> dict[str, Any]:
