@@ -60,9 +60,10 @@ def write_robosuite(
 ) -> None:
     """Write robosuite's demo.hdf5, from which its playback_demonstrations_from_hdf5.py reads; whole or not at all.
 
-    `recording` says of what environment the episodes are. They become demo_1, demo_2, … with states, actions, attributes and, where there are, absolute actions.
-    Observations, rewards, dones and masks have no place in it. LFMError if there are no states or models to play
-    back, or actions at another rate than the 20 Hz that robosuite assumes.
+    `recording` says of what environment the episodes are. They become demo_1, demo_2, … with states, actions,
+    attributes and, where there are, absolute actions; observations, rewards, dones and masks have no place in it.
+    LFMError if there are no states or models to play back, or actions at another rate than the 20 Hz that
+    robosuite assumes.
     """
     path = Path(path)
     _refuse_existing(path, overwrite)

@@ -22,7 +22,10 @@ from lfm_policy.flow.errors import LFMError
 
 @dataclass(frozen=True, eq=False)
 class Demonstrations(ABC):
-    """Episodes laid end to end; a frame has D observation numbers (in key order), Da action numbers."""
+    """Episodes laid end to end; a frame has D observation numbers (in key order), Da action numbers.
+
+    `action_key` is the dataset that the actions come from.
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -31,6 +34,7 @@ class Demonstrations(ABC):
     obs_dims: tuple[int, ...]
     env_args: dict[str, Any]
     action_space: ActionSpace
+    action_key: str
 
     @property
     def n_frames(self) -> int:
@@ -117,13 +121,9 @@ class LazyDemonstrations(Demonstrations):
             demo = file["data"][self.names[index]]
             observations = np.empty((high - low, sum(self.obs_dims)), dtype=np.float32)
             read_observations(demo, self.obs_keys, low, high, observations)
-            return torch.from_numpy(observations), read_actions(demo, self.action_space, low, high)
+            return torch.from_numpy(observations), read_actions(demo, self.action_key, self.action_space, low, high)
         except (OSError, RuntimeError, KeyError) as error:
             raise LFMError(f"{self.path}: cannot be read any more ({error}); copy or record it anew") from error
-
-
-def action_key(representation: str) -> str:
-    return "actions_abs" if representation == "absolute" else "actions"
 
 
 def read_observations(demo: h5py.Group, obs_keys: Sequence[str], low: int, high: int, out: np.ndarray) -> None:
@@ -135,8 +135,9 @@ def read_observations(demo: h5py.Group, obs_keys: Sequence[str], low: int, high:
         column += values.shape[1]
 
 
-def read_actions(demo: h5py.Group, action_space: ActionSpace, low: int, high: int) -> Tensor:
-    values = torch.from_numpy(_read_rows(demo, action_key(action_space.representation), low, high))
+def read_actions(demo: h5py.Group, key: str, action_space: ActionSpace, low: int, high: int) -> Tensor:
+    """Steps low to high of the dataset `key`, (high - low, Da) in the rotation code of `action_space`."""
+    values = torch.from_numpy(_read_rows(demo, key, low, high))
     return actions_to_rotation_6d(values) if action_space.rotation == "rotation_6d" else values
 
 

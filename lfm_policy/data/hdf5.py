@@ -118,7 +118,7 @@ def find_dataset(demo: h5py.Group, key: str) -> h5py.Dataset:
     for part in key.split("/"):
         if part not in parent:
             where = parent.name.removeprefix("/data/")
-            raise LFMError(f"{file}: {where} has no key {part}; {nearest(part, parent)}{_remedy(part)}")
+            raise LFMError(f"{file}: {where} has no key {part}; {nearest(part, parent)}{_remedy(part, file)}")
         parent = parent[part]
     if not isinstance(parent, h5py.Dataset):
         raise LFMError(f"{file}: {name}/{key} is a group; it has {_listed(parent)}")
@@ -127,11 +127,11 @@ def find_dataset(demo: h5py.Group, key: str) -> h5py.Dataset:
     return parent
 
 
-def _remedy(key: str) -> str:
+def _remedy(key: str, path: str) -> str:
     if key == "actions_abs":
-        return "; set data.representation: delta, or record absolute actions with `lfm collect`"
+        return f"; set data.representation: delta, or make absolute actions with `lfm convert {path} --output NEW.hdf5`"
     if key == "obs":
-        return "; a raw recording: extract observations first (robomimic's dataset_states_to_obs)"
+        return f"; a raw recording: `lfm convert {path} --output NEW.hdf5` makes observations of its states"
     return ""
 
 

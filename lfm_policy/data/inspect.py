@@ -13,6 +13,8 @@ import numpy as np
 from lfm_policy.data import checks, hdf5
 from lfm_policy.data.action_space import arm_controller, commands_are_absolute, same_version
 from lfm_policy.data.checks import Array, Finding
+from lfm_policy.data.goals import find_goals
+from lfm_policy.data.object_layout import find_layout
 
 # Rates of change jump where bodies touch; that is no fault.
 RATE_KEYS = ("vel", "acc")
@@ -75,7 +77,7 @@ def inspect_file(path: str | Path, installed: str | None = None) -> Report:
     keys = tuple(_summary(key, contents) for key in contents.shapes)
     findings = [
         *bookkeeping,
-        *find_faults(contents.series, contents.shapes, contents.lengths, masks, env_args),
+        *find_faults(contents.series, contents.shapes, contents.lengths, masks, env_args, installed),
     ]
     return Report(
         path=Path(path),
@@ -95,6 +97,7 @@ def find_faults(
     lengths: Mapping[str, int],
     masks: Mapping[str, list[str]],
     env_args: Mapping[str, Any],
+    installed: str | None = None,
 ) -> list[Finding]:
     """Every check in turn; a series that fails one on shapes or finite values is left out of the later ones."""
     findings: list[Finding] = []
@@ -106,13 +109,16 @@ def find_faults(
         sound[key] = {demo: steps for demo, steps in fitting.items() if not _about(not_finite, demo)}
         findings += wrong + not_finite
     sound = {key: by_demo for key, by_demo in sound.items() if by_demo}
+    conventions = find_goals(env_args, sound)
+    goals = bool(conventions) or commands_are_absolute(env_args)
+    findings += conventions + find_layout(env_args, sound, installed)
     observations = {key: by_demo for key, by_demo in sound.items() if key.startswith("obs/")}
     actions = {key: sound[key] for key in ("actions", "actions_abs") if key in sound}
     for key, by_demo in (observations | actions).items():
         findings += checks.find_constant(key, by_demo)
     if "actions" in sound:
-        findings += checks.find_saturated("actions", sound["actions"], command_bound(env_args))
-        findings += _find_idle(sound["actions"], observations, commands_are_absolute(env_args))
+        findings += checks.find_saturated("actions", sound["actions"], None if goals else command_bound(env_args))
+        findings += _find_idle(sound["actions"], observations, goals)
     for key, by_demo in (observations | actions).items():
         if key != "actions" and not any(word in key for word in RATE_KEYS):
             findings += checks.find_jumps(key, by_demo) + checks.find_sign_flips(key, by_demo)
@@ -207,7 +213,7 @@ def _find_bookkeeping(
         findings.append(Finding("bookkeeping", "note", "", text))
     elif not same_version(env_args, installed):
         text = f"recorded with robosuite {env_args['env_version']}, installed is {installed}"
-        text += ": observations differ in order and sign; regenerate them"
+        text += ": observations differ in order and sign, `lfm convert` makes them anew"
         findings.append(Finding("bookkeeping", "warning", "", text))
     return findings
 

@@ -19,10 +19,10 @@ from lfm_policy.data.demonstrations import (
     Demonstrations,
     LazyDemonstrations,
     MemoryDemonstrations,
-    action_key,
     read_actions,
     read_observations,
 )
+from lfm_policy.data.goals import action_key
 from lfm_policy.data.plugins import register_environments
 from lfm_policy.flow.errors import LFMError
 
@@ -43,18 +43,19 @@ def read_demonstrations(
     """Read a dataset: all in memory when it fits in `max_memory_gb`, lazily otherwise.
 
     `filter_key` picks the demonstrations of `mask/<filter_key>`, `names` the given ones; all without either.
-    Delta actions come from the dataset `actions`, absolute ones from `actions_abs`, and `rotation_6d`
-    converts the latter. Before any memory is taken `on_size` (else the log) is told the size in one line.
-    Raises LFMError for what is missing, of the wrong shape, or not finite.
+    Delta actions come from the dataset `actions`, absolute ones from `actions_abs` or, where it is `actions`
+    that holds goals, from there; `rotation_6d` converts them. Before any memory is taken `on_size` (else the
+    log) is told the size in one line. Raises LFMError for what is missing, of the wrong shape, or not finite.
     """
     if not obs_keys:
         raise LFMError("data.obs_keys: is empty; name the observations to read, as object, robot0_eef_pos")
     with hdf5.open_hdf5(path) as file:
         chosen = _choose(file, filter_key, names)
         env_args = hdf5.read_env_args(file)
-        action_space = _action_space(file, chosen[0], env_args, representation, rotation)
+        key = action_key(file, chosen, env_args, representation)
+        action_space = _action_space(file, chosen[0], key, env_args, representation, rotation)
         obs_dims = tuple(hdf5.dim_of(hdf5.find_dataset(file["data"][chosen[0]], f"obs/{key}")) for key in obs_keys)
-        lengths = tuple(_checked_length(file["data"][name], obs_keys, obs_dims, action_space) for name in chosen)
+        lengths = tuple(_checked_length(file["data"][name], obs_keys, obs_dims, key, action_space) for name in chosen)
         gigabytes = sum(lengths) * (sum(obs_dims) + action_space.dim) * 4 / 1e9
         lazy = gigabytes > max_memory_gb
         (on_size or logger.info)(
@@ -62,10 +63,10 @@ def read_demonstrations(
             f"{sum(obs_dims)} + {action_space.dim} numbers, {gigabytes * 1e3:.3g} MB, "
             + ("read from the file lazily" if lazy else "held in memory")
         )
-        common = (Path(path), tuple(chosen), lengths, tuple(obs_keys), obs_dims, env_args, action_space)
+        common = (Path(path), tuple(chosen), lengths, tuple(obs_keys), obs_dims, env_args, action_space, key)
         if lazy:
             return LazyDemonstrations(*common)
-        return MemoryDemonstrations(*common, *_read_all(file, chosen, lengths, obs_keys, obs_dims, action_space))
+        return MemoryDemonstrations(*common, *_read_all(file, chosen, lengths, obs_keys, obs_dims, key, action_space))
 
 
 def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None) -> list[str]:
@@ -81,11 +82,11 @@ def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None
 def _action_space(
     file: h5py.File,
     name: str,
+    key: str,
     env_args: Mapping[str, Any],
     representation: Representation,
     rotation: Rotation,
 ) -> ActionSpace:
-    key = action_key(representation)
     dim = hdf5.dim_of(hdf5.find_dataset(file["data"][name], key))
     if rotation == "rotation_6d":
         if dim % ARM_DIM["axis_angle"]:
@@ -98,11 +99,10 @@ def _action_space(
 
 
 def _checked_length(
-    demo: h5py.Group, obs_keys: Sequence[str], obs_dims: Sequence[int], action_space: ActionSpace
+    demo: h5py.Group, obs_keys: Sequence[str], obs_dims: Sequence[int], actions: str, action_space: ActionSpace
 ) -> int:
     """The demonstration's length, once every dataset that will be read has it and the first one's width."""
     arms = action_space.dim // ARM_DIM["rotation_6d"] if action_space.rotation == "rotation_6d" else 0
-    actions = action_key(action_space.representation)
     expected = {f"obs/{key}": dim for key, dim in zip(obs_keys, obs_dims, strict=True)}
     expected[actions] = arms * ARM_DIM["axis_angle"] or action_space.dim
     length = len(hdf5.find_dataset(demo, actions))
@@ -123,6 +123,7 @@ def _read_all(
     lengths: Sequence[int],
     obs_keys: Sequence[str],
     obs_dims: Sequence[int],
+    action_key: str,
     action_space: ActionSpace,
 ) -> tuple[Tensor, Tensor]:
     observations = np.empty((sum(lengths), sum(obs_dims)), dtype=np.float32)
@@ -131,7 +132,7 @@ def _read_all(
     for name, length in zip(names, lengths, strict=True):
         frames = slice(start, start + length)
         read_observations(file["data"][name], obs_keys, 0, length, observations[frames])
-        actions[frames] = read_actions(file["data"][name], action_space, 0, length)
+        actions[frames] = read_actions(file["data"][name], action_key, action_space, 0, length)
         start += length
     return torch.from_numpy(observations), actions
 

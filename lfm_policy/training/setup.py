@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from lfm_policy.data.action_space import check_env_version, installed_version
-from lfm_policy.data.demonstrations import Demonstrations, action_key
+from lfm_policy.data.demonstrations import Demonstrations
+from lfm_policy.data.goals import action_key_of
 from lfm_policy.data.normalizer import Mode, Normalizer, Statistics
+from lfm_policy.data.object_layout import check_layout
 from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
 from lfm_policy.flow import LFMError
 from lfm_policy.flow.random import named_seed
@@ -17,9 +19,12 @@ from lfm_policy.training.config import DataConfig, TrainConfig
 
 def identify(data: DataConfig) -> dict[str, Any]:
     """The dataset's identity, which rests on all that is learned from, once its robosuite version is accepted."""
-    identity = dataset_identity(data.path, [action_key(data.representation), *(f"obs/{key}" for key in data.obs_keys)])
+    actions = action_key_of(data.path, data.representation)
+    identity = dataset_identity(data.path, [actions, *(f"obs/{key}" for key in data.obs_keys)])
     if data.check_version:
         check_env_version(data.path, identity["env_args"], installed_version())
+        if "object" in data.obs_keys:
+            check_layout(data.path, identity["env_args"], installed_version())
     return identity
 
 

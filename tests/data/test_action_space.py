@@ -142,7 +142,8 @@ def test_version_check() -> None:
         check_env_version("lift.hdf5", recorded, "1.5.2")
     assert str(caught.value) == (
         "lift.hdf5: was recorded with robosuite 1.4.1, installed is 1.5.2; observations differ in order and "
-        "sign: regenerate observations, or set data.check_version: false"
+        "sign: `lfm convert lift.hdf5 --output NEW.hdf5` makes them anew "
+        "(data.check_version: false takes them as they are)"
     )
 
 

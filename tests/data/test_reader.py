@@ -303,14 +303,14 @@ def test_missing_absolute_actions(dataset: Path) -> None:
     change(dataset, "data/demo_1/actions_abs", None)
     line = refused(dataset, representation="absolute")
     assert "demo_1 has no key actions_abs; it has actions" in line
-    assert "set data.representation: delta, or record absolute actions with `lfm collect`" in line
+    assert f"set data.representation: delta, or make absolute actions with `lfm convert {dataset} --output" in line
 
 
 def test_a_raw_recording_without_observations(tmp_path: Path) -> None:
     raw = {"demo_1": {"actions": np.zeros((5, 7)), "states": np.zeros((5, 32))}}
     line = refused(write_robomimic_file(tmp_path / "raw.hdf5", raw))
     assert "demo_1 has no key obs; it has " in line
-    assert "dataset_states_to_obs" in line
+    assert f"a raw recording: `lfm convert {tmp_path}/raw.hdf5 --output NEW.hdf5`" in line
 
 
 @pytest.mark.parametrize(("key", "value"), [("obs/object", np.nan), ("actions", np.inf), ("actions", 1e300)])

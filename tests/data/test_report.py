@@ -89,7 +89,8 @@ def test_a_raw_recording(tmp_path: Path) -> None:
     findings = inspect_file(path, installed="1.5.2").findings
     told = [finding.text for finding in findings if finding.severity == "warning"]
     assert told == [
-        "recorded with robosuite 1.4.0, installed is 1.5.2: observations differ in order and sign; regenerate them"
+        "recorded with robosuite 1.4.0, installed is 1.5.2: observations differ in order and sign, "
+        "`lfm convert` makes them anew"
     ]
 
 
