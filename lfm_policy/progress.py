@@ -29,6 +29,7 @@ def progress_bar(description: str, total: int, shown: bool = True, done: int = 0
         initial=done,
         desc=description,
         unit=unit,
+        unit_scale=unit == "B",  # 12.3M of bytes
         bar_format=FORMAT,
         mininterval=interval,
         delay=delay,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -144,6 +145,28 @@ def page(body: bytes, kind: str, **headers: str) -> Answer:
     return lambda handler: handler.send(200, {"Content-Type": kind} | headers, body)
 
 
+def endless(body: bytes) -> Answer:
+    """A body whose length nobody announces."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+
+    return answer
+
+
+def silent(seconds: float) -> Answer:
+    """Nothing at all, for a while."""
+
+    def answer(handler: Handler) -> None:
+        time.sleep(seconds)
+        handler.hang_up()
+
+    return answer
+
+
 def garbage(handler: Handler) -> None:
     """What is no HTTP at all."""
     handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
@@ -154,8 +177,7 @@ def garbage(handler: Handler) -> None:
 def serving(path: str, content: bytes) -> Iterator[Hub]:
     """A hub in a thread, with this content at this path of the repository."""
     hub = Hub(path, content)
-    handler = type("HubHandler", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
