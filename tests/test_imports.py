@@ -32,7 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": BELOW_POLICY | {"policy"},
     "evaluation": BELOW_POLICY | TOOLS | {"policy"},
     "training": BELOW_POLICY | TOOLS | {"policy", "evaluation"},
-    "cli": BELOW_POLICY | TOOLS | {"policy", "density", "image", "evaluation", "training"},
+    "conversion": BELOW_POLICY | TOOLS | {"evaluation"},
+    "cli": BELOW_POLICY
+    | TOOLS
+    | {"policy", "density", "image", "evaluation", "training", "conversion", "integrations"},
 }
 NEVER = {"envs", "robosuite", "robomimic", "mujoco"}
 
