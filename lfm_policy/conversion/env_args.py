@@ -48,7 +48,8 @@ def modernise(env_args: Mapping[str, Any]) -> dict[str, Any]:
         kwargs["env_configuration"] = CONFIGURATIONS.get(kwargs["env_configuration"], kwargs["env_configuration"])
     arm = arm_controller(kwargs.get("controller_configs"))
     if arm is not None:
-        right = {**arm, "gripper": arm.get("gripper") or {"type": "GRIP"}}
+        # the only words that robosuite itself does not fill in
+        right = {"interpolation": None, "gripper": {"type": "GRIP"}, **arm}
         kwargs["controller_configs"] = {"type": "BASIC", "body_parts": {"right": right}}
     # robosuite 1.5 brought a cheaper integration as its default; there was none before.
     recorded = major_minor(str(changed.get("env_version") or "0"))
