@@ -15,7 +15,7 @@ REMEDY = "pip install 'lfm_policy[pusht]'"
 SIDE = 512.0
 KEYS = {"agent_pos": 2, "block_pos": 2, "block_angle": 2, "keypoints": 16}
 
-Observation = dict[str, NDArray[np.float64]]
+Observation = dict[str, Any]
 
 
 class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):

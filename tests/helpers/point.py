@@ -58,6 +58,10 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         super().reset(seed=seed)
         self.position, self.goal = self.np_random.uniform(-0.5, 0.5, (2, 2))
         self.time = 0
+        if options and "state" in options:
+            if "strange" in options["state"].get("model_file", ""):
+                raise ValueError("no such model")
+            self.set_states(options["state"]["states"])
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -83,6 +87,21 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         column, row = np.clip(16 + 16 * self.position, 0, 31).astype(int)
         frame[row, column] = 0
         return frame
+
+    def set_states(self, states: np.ndarray) -> None:
+        self.time, self.position, self.goal = int(states[0]), np.array(states[1:3]), np.array(states[3:5])
+
+    def observe(self) -> Any:
+        return self._observation()
+
+    def reward(self) -> float:
+        return float(self._reached())
+
+    def is_success(self) -> bool:
+        return self._reached()
+
+    def absolute_goals(self, action: np.ndarray) -> np.ndarray:
+        return self.position + STEP * np.clip(np.asarray(action, np.float64), -1, 1)
 
     def get_state(self) -> dict[str, Any]:
         states = np.array([self.time, *self.position, *self.goal])
