@@ -107,9 +107,41 @@ def test_another_robosuite_version_is_refused_and_can_be_allowed(
     old = {**ENV_ARGS, "env_version": "1.4.1"}
     write_robomimic_file(data, {f"demo_{k}": episode(rng, 20) for k in range(3)}, old)
     line = refused(capsys, config)
-    for word in ("data.hdf5", "1.4.1", "installed", "data.check_version"):
+    for word in ("data.hdf5", "1.4.1", "installed", f"`lfm convert {data} --output NEW.hdf5`", "data.check_version"):
         assert word in line
     assert run("train", ["--config", str(config), "--data.check_version", "false"], "train_policy.py") == 0
+
+
+def test_object_in_another_versions_layout_is_refused_and_can_be_allowed(
+    capsys: pytest.CaptureFixture[str], config: Path, data: Path
+) -> None:
+    """robosuite 1.4 gave the gripper's position less the cube's, whatever env_args say."""
+    rng = np.random.default_rng(0)
+    episodes = {f"demo_{k}": episode(rng, 20) for k in range(3)}
+    for arrays in episodes.values():
+        arrays["obs/object"][:, 7:] = arrays["obs/robot0_eef_pos"] - arrays["obs/object"][:, :3]
+    write_robomimic_file(data, episodes)
+    line = refused(capsys, config)
+    for word in ("data.hdf5", "obs/object", "1.4 and older", f"`lfm convert {data} --output", "data.check_version"):
+        assert word in line
+    assert run("train", ["--config", str(config), "--data.check_version", "false"], "train_policy.py") == 0
+
+
+def test_goals_are_refused_as_displacements_and_can_be_learned_as_goals(
+    capsys: pytest.CaptureFixture[str], config: Path, data: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    episodes = {f"demo_{k}": episode(rng, 20) for k in range(3)}
+    for arrays in episodes.values():
+        del arrays["actions_abs"]
+    flat = {"type": "OSC_POSE", "control_delta": False}
+    args = {**ENV_ARGS, "env_kwargs": {**ENV_ARGS["env_kwargs"], "controller_configs": flat}}
+    write_robomimic_file(data, episodes, args)
+    line = refused(capsys, config)
+    for word in ("data.hdf5", "actions are goals", "env_args", "data.representation: absolute"):
+        assert word in line
+    arguments = ["--config", str(config), "--data.representation", "absolute", "--data.rotation", "rotation_6d"]
+    assert run("train", arguments, "train_policy.py") == 0
 
 
 def test_an_existing_run_is_refused_unless_told_otherwise(
