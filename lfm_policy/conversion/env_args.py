@@ -55,3 +55,10 @@ def modernise(env_args: Mapping[str, Any]) -> dict[str, Any]:
     recorded = major_minor(str(changed.get("env_version") or "0"))
     kwargs.setdefault("lite_physics", recorded >= (1, 5))
     return {**changed, "env_name": changed.get("env_name") or name, "type": 1, "env_kwargs": kwargs}
+
+
+def with_goals(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """`modernise`, and `actions` are goals whatever the controller's config says."""
+    changed = modernise(env_args)
+    changed["env_kwargs"]["controller_configs"]["body_parts"]["right"]["input_type"] = "absolute"
+    return changed

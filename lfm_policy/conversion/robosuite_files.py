@@ -13,9 +13,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lfm_policy.conversion.env_args import with_goals
 from lfm_policy.conversion.recording import Array, Episode, Recording
 from lfm_policy.data import hdf5
-from lfm_policy.data.action_space import installed_version
+from lfm_policy.data.action_space import commands_are_absolute, installed_version
+from lfm_policy.data.goals import hold_goals
 from lfm_policy.flow.errors import LFMError
 
 STANDARD = ("actions", "states", "rewards", "dones")
@@ -40,6 +42,8 @@ def read_hdf5(path: str | Path) -> Recording:
 
 def read_robomimic(path: str | Path) -> Recording:
     """A file in robomimic's layout, of any version; groups and attributes it does not know are left out.
+
+    Where `actions` are goals by their numbers but not by env_args, these are put right.
 
     LFMError for a file that is none, or in which `actions` or `states` are not rows of numbers.
     """
@@ -96,6 +100,9 @@ def _recording(path: Path, layout: str, read: Callable[[Path, str, h5py.Group], 
         for name in names:
             _check_groups(file["data"][name], name)
         env_args, masks = hdf5.read_env_args(file), hdf5.masks(file)
+        # Diffusion Policy replaced actions and left env_args as they were
+        if hold_goals(file, names, env_args) and not commands_are_absolute(env_args):
+            env_args = with_goals(env_args)
 
     def read_episode(name: str) -> Episode:
         with hdf5.open_hdf5(path) as file:

@@ -51,7 +51,7 @@ def action_key(
     LFMError if displacements are asked for and `actions` holds goals, by env_args or by its numbers.
     """
     said = commands_are_absolute(env_args)
-    goals = said or _seen_as_goals(env_args, _series(file, names[:SEEN_DEMONSTRATIONS]))
+    goals = said or hold_goals(file, names, env_args)
     if representation == "delta" and goals:
         why = "by its env_args" if said else f"{NUMBERS}, whatever env_args say"
         raise LFMError(
@@ -59,6 +59,11 @@ def action_key(
         )
     only = goals and "actions_abs" not in file["data"][names[0]]
     return "actions" if representation == "delta" or only else "actions_abs"
+
+
+def hold_goals(file: h5py.File, names: Sequence[str], env_args: Mapping[str, Any]) -> bool:
+    """Whether `actions` are goals by their numbers; False where there is no robosuite controller or no gripper."""
+    return _seen_as_goals(env_args, _series(file, names[:SEEN_DEMONSTRATIONS]))
 
 
 def action_key_of(path: str | Path, representation: Representation) -> str:

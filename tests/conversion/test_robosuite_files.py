@@ -15,7 +15,7 @@ from lfm_policy.conversion.recording import Episode, Recording
 from lfm_policy.conversion.robosuite_files import read_hdf5, write_robosuite
 from lfm_policy.conversion.run import Conversion, convert
 from lfm_policy.flow.errors import LFMError
-from tests.conversion.layouts import FORMS, Form, Taken, old_columns, write
+from tests.conversion.layouts import FLAT, FORMS, Form, Taken, old_columns, write
 
 # robosuite 1.4's own model names files that 1.5 does not have
 OTHER_MODEL = '<mujoco><asset><mesh file="robosuite/models/assets/mounts/meshes/pedestal.stl"/></asset></mujoco>'
@@ -62,6 +62,17 @@ def test_lift_of_every_form_is_converted_to_what_was_recorded(tmp_path: Path, li
     assert (arm["input_type"], arm["input_ref_frame"]) == ("absolute" if form.absolute else "delta", "world")
     assert kwargs["lite_physics"] is False
     assert new.attrs["env_args"]["env_version"] > "1.5"
+
+
+def test_goals_that_env_args_deny_are_converted_as_goals(tmp_path: Path, lift: Taken) -> None:
+    """Diffusion Policy's `*_abs.hdf5`: control_delta still true."""
+    form = Form("1.2.0", FLAT, absolute=True)
+    new = converted(tmp_path, form, lift)
+    same_episode(new, lift, absolute=True, tolerance=1e-12)
+    assert new.rewards is not None
+    assert new.rewards[-1] == 1
+    kwargs = new.attrs["env_args"]["env_kwargs"]
+    assert kwargs["controller_configs"]["body_parts"]["right"]["input_type"] == "absolute"
 
 
 def test_success_is_found_with_another_versions_model(tmp_path: Path, lift: Taken) -> None:
