@@ -19,6 +19,7 @@ from lfm_policy.data.robomimic import env_id_of
 from lfm_policy.flow.errors import LFMError
 
 STATE_KEY = "state"
+TERMINATED = "terminated"
 
 
 class Spec(Protocol):
@@ -114,8 +115,8 @@ class Described(gymnasium.Wrapper):
     """Any environment, with observations by key and success under the name `is_success`.
 
     observation: key to what it consists of, as `lfm_policy.data.mapping` reads it; a plain vector has the name
-    "state"; {} leaves observations as they are. success_key: entry of `info` that tells success; "" takes
-    `is_success` or `success`. `last_observation` and `last_info` are the environment's own, for experts.
+    "state"; {} leaves observations as they are. success_key: entry of `info` that tells success, or
+    "terminated" where an episode ends by it; "" takes `is_success` or `success`. `last_observation` and `last_info` are the environment's own, for experts.
     """
 
     def __init__(self, env: gymnasium.Env, observation: Mapping[str, str], success_key: str = "") -> None:
@@ -137,12 +138,18 @@ class Described(gymnasium.Wrapper):
         """Step; `info["is_success"]` is what `success_key` names."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self.success_key:
-            if self.success_key not in info:
-                told = f"success_key '{self.success_key}' is not in what its steps report"
-                raise LFMError(f"environment {env_name(self.env)}: {told}: {', '.join(sorted(info)) or 'nothing'}")
-            info = {**info, "is_success": bool(info[self.success_key])}
+            info = {**info, "is_success": bool(self._told(terminated, info))}
         self.last_info = info
         return self._mapped(observation), reward, terminated, truncated, info
+
+    def _told(self, terminated: bool, info: Mapping[str, Any]) -> Any:
+        if self.success_key == TERMINATED:
+            return terminated
+        if self.success_key not in info:
+            told = f"success_key '{self.success_key}' is not in what its steps report"
+            there = ", ".join(sorted(info)) or "nothing"
+            raise LFMError(f"environment {env_name(self.env)}: {told}: {there}; '{TERMINATED}' is always there")
+        return info[self.success_key]
 
     def _mapped(self, observation: Any) -> Any:
         self.last_observation = observation
@@ -218,7 +225,8 @@ def check_fit(spec: Spec, env: gymnasium.Env, origin: str) -> None:
     if differences:
         raise LFMError(
             f"{origin}: does not fit environment {env_name(env)}: {'; '.join(differences)}; "
-            "roll out in the environment it was trained for, or train on data of this one"
+            "roll out in the environment it was trained for, or train on data of this one (`lfm convert` brings "
+            "recordings of other versions to it)"
         )
 
 

@@ -77,7 +77,7 @@ class Trainer:
         bar = progress_bar("training", fitter.total_steps, done=fitter.steps_done, unit="step")
         self._logged = (fitter.steps_done, time.perf_counter())
         while not (fitter.done or self.interrupted or fitter.steps_done >= last):
-            if fitter.stage_done:
+            if fitter.stage_done and self.config.flow.marginals == "pushed" and fitter.current.n:
                 bar.set_description(f"pushing the data through sub-flow {fitter.current.n}")
             report = fitter.step()
             self.losses.append(report.loss)

@@ -146,3 +146,12 @@ def test_an_unknown_success_key_names_what_there_is() -> None:
     env.reset(seed=0)
     with pytest.raises(LFMError, match=r"Point-v0: success_key 'won' is not in .*: actions_abs, is_success, positions"):
         env.step(np.zeros(2))
+
+
+def test_an_episode_that_ends_by_success_needs_no_key() -> None:
+    """A cart that reaches its hill ends the episode, and says nothing of success."""
+    env = make_env("MountainCarContinuous-v0", None, {"cart": "state"}, "terminated")
+    env.reset(seed=0)
+    env.unwrapped.state = np.array([0.36, 0.06], dtype=np.float32)  # type: ignore[attr-defined]
+    told = [is_success(env.step(np.array([1.0], np.float32))[4]) for _ in range(2)]
+    assert told == [False, True]
