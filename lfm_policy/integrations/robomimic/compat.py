@@ -12,7 +12,7 @@ import types
 from lfm_policy.flow import LFMError
 
 OLDEST, NEWEST = (0, 3), (0, 5)
-REMEDY = "pip install 'lfm_policy[robomimic]' && pip install --no-deps robomimic==0.3.0 (see docs/robomimic.md)"
+REMEDY = "pip install 'lfm_policy[robomimic]', then pip install --no-deps robomimic==0.3.0 (docs/robomimic.md)"
 
 
 def prepare() -> None:
@@ -24,8 +24,13 @@ def prepare() -> None:
     version = check_version(getattr(robomimic, "__version__", "unknown"))
     if version < (0, 4):
         _stand_in_for_mujoco_py()
-    with contextlib.redirect_stdout(io.StringIO()):  # advice about a private macro file, on every import
-        import robomimic.macros
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # advice about a private macro file, on every import
+            import robomimic.macros
+        import robomimic.utils.file_utils
+    except (ImportError, OSError) as error:  # OSError: the tag v0.5.0 downloads a language model when imported
+        cause = " ".join(str(error).split())[:200]
+        raise LFMError(f"robomimic: {robomimic.__version__} cannot be imported ({cause}); {REMEDY}") from error
     _accept_wrappers()
 
 

@@ -66,16 +66,36 @@ def train_config(config: Mapping[str, Any], steps: int = 1) -> TrainConfig:
     To = train["frame_stack"]
     chunk = {"n_obs_steps": To, "horizon": To - 1 + train["seq_length"]}
     optimization = {"batch_size": train["batch_size"], "steps": steps}
-    try:
-        return TrainConfig(
-            output_dir="",
-            data=DataConfig(path="train.data", **algo["data"]),
-            policy=ChunkConfig(**chunk, **algo["policy"]),
-            network=UNetConfig(**{**algo["network"], "channels": tuple(algo["network"]["channels"])}),
-            flow=FlowConfig(**algo["flow"]),
-            sampler=Solver(**algo["sampler"]),
-            training=TrainingConfig(**optimization, **algo["training"]),
-            seed=train["seed"],
-        )
-    except TypeError as error:  # a value of another type than the number or text it should be
-        raise LFMError(f"config.algo: {error}; `robomimic.config.config_factory('lfm')` shows every default") from error
+    values = {section: _checked(section, algo[section]) for section in SECTIONS}
+    return TrainConfig(
+        output_dir="",
+        data=DataConfig(path="train.data", **values["data"]),
+        policy=ChunkConfig(**chunk, **values["policy"]),
+        network=UNetConfig(**values["network"]),
+        flow=FlowConfig(**values["flow"]),
+        sampler=Solver(**values["sampler"]),
+        training=TrainingConfig(**optimization, **values["training"]),
+        seed=train["seed"],
+    )
+
+
+def _checked(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a section, lists as tuples; LFMError for one of another kind than its default."""
+    kind, names = SECTIONS[section]
+    checked = {}
+    for name in names:
+        default, value = getattr(kind(), name), values[name]
+        if not _alike(value, default):
+            raise LFMError(f"algo.{section}.{name}: {value!r} is not like its default, {default!r}")
+        checked[name] = tuple(value) if isinstance(default, tuple) else value
+    return checked
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether JSON's value is of the default's kind; numbers are one kind, and may stand for no number."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(_alike(entry, default[0]) for entry in value)
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number or (value is None and default is None)
