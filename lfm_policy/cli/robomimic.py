@@ -84,8 +84,8 @@ class _Watched(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if FAILED in text:
-            lines = text.partition(FAILED)[2].split("\n\n")[0].split()
-            self.failure = " ".join(lines)
+            message, _, traceback = text.partition(FAILED)[2].partition("\n\n")
+            self.failure = " ".join(message.split()) or traceback.strip().rpartition("\n")[2]
         return self.stream.write(text)
 
     def flush(self) -> None:

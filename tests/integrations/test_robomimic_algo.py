@@ -158,7 +158,7 @@ def test_normalisers_are_those_of_the_frames_trained_on(data: Path, filter_key: 
 
 def test_robomimics_own_normalisation_leaves_ours_the_identity(data: Path) -> None:
     run = session(data, hdf5_normalize_obs=True)
-    run.model._training()  # robomimic 0.3 itself refuses to normalise windows of more than one step
+    run.model.set_train()  # robomimic 0.3 itself refuses to normalise windows of more than one step
     normalizer, frames = run.model.policy.observation_normalizer, torch.randn(5, 19)
     assert torch.equal(normalizer.normalize(frames), frames)
     assert not torch.equal(run.model.policy.action_normalizer.normalize(frames[:, :7]), frames[:, :7])
@@ -263,6 +263,7 @@ def test_fewer_epochs_than_stages_divide_their_steps() -> None:
         ({"algo": {"network": {"channels": "wide"}}}, "algo.network.channels: 'wide' is not like its default"),
         ({"algo": {"flow": {"warm_start": 1}}}, "algo.flow.warm_start: 1 is not like its default, False"),
         ({"algo": {"training": {"max_grad_norm": "one"}}}, "algo.training.max_grad_norm: 'one' is not like"),
+        ({"train": {"batch_size": 71}}, "train.batch_size: 71 is more than the data's 70 windows"),
         ({"train": {"seq_length": 8}}, "train.seq_length: with train.frame_stack 2 a window is 2 - 1 [+] 8 steps long"),
         ({"train": {"hdf5_filter_key": "best"}}, "has no filter key mask/best"),
         ({"observation": {"modalities": {"goal": {"low_dim": ["object"]}}}}, "observation.modalities.goal: lfm has no"),
@@ -270,7 +271,7 @@ def test_fewer_epochs_than_stages_divide_their_steps() -> None:
 )
 def test_mistakes_name_field_value_and_remedy(data: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(LFMError, match=told):
-        begin(tiny_config(data, **changes)).model._training()
+        begin(tiny_config(data, **changes)).model.set_train()
 
 
 @pytest.mark.parametrize(

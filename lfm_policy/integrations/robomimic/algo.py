@@ -42,8 +42,7 @@ class LFM(PolicyAlgo):
         encoded = self.algo_config.encode_low_dim or len(self.low_dim) < len(self.obs_shapes)
         encoder_config = self.obs_config.encoder if encoded else None
         self.policy = build_policy(self.settings, self.obs_shapes, self.ac_dim, encoder_config)
-        self.nets = nn.ModuleDict({"policy": self.policy}).float().to(self.device)
-        self.set_train()
+        self.nets = nn.ModuleDict({"policy": self.policy}).float().to(self.device).eval()
         self._fit: StagedFit | None = None
         self._saved: dict[str, Any] | None = None  # of a run that goes on
         self._normalizers_known = False
@@ -94,7 +93,8 @@ class LFM(PolicyAlgo):
         self._episode += 1
 
     def set_train(self) -> None:
-        """Nothing to switch: what trains are copies, and the averages in `nets` push and act as they are."""
+        """Begin to train. What trains are copies: the averages in `nets` push and act, and stay as they are."""
+        self._training()
         self.nets.eval()
 
     def serialize(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class LFM(PolicyAlgo):
         self._saved = model_dict["training"] if load_optimizers else None
 
     def _training(self) -> StagedFit:
-        """The training, begun when its first batch comes."""
+        """The training, begun when it is first asked for: a policy that only acts needs no dataset."""
         if self._fit is None:
             train, data = self.global_config.train, self.settings.data
             if not self._normalizers_known:
@@ -131,7 +131,13 @@ class LFM(PolicyAlgo):
     def _plan(self) -> tuple[FitOptions, list[Stage]]:
         """How each stage is fitted, and the stages over the run's epochs."""
         train = self.global_config.train
-        epoch = self.global_config.experiment.epoch_every_n_steps or dataset.n_windows(train) // train.batch_size
+        batches = dataset.n_windows(train) // train.batch_size
+        if batches == 0:
+            raise LFMError(
+                f"train.batch_size: {train.batch_size} is more than the data's {dataset.n_windows(train)} windows, and "
+                "robomimic drops batches that are not full; give a smaller one"
+            )
+        epoch = self.global_config.experiment.epoch_every_n_steps or batches
         total, shared = train.num_epochs * epoch, self.settings.flow.shared_start
         left = (total - shared) // self.policy.flow.n_subflows
         if left < 1:
