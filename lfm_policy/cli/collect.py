@@ -34,7 +34,7 @@ def collect(
         max_attempts: attempts after which to give up; default is ten times n.
         env_kwargs: arguments of the environment, {size: 3}.
         observation: what to record, key to the columns it has in the environment, {hand: "state[0:3]"}.
-        success_key: what the environment's info calls success; success, terminated, …; default is is_success or success.
+        success_key: what the environment calls success, or terminated; default is is_success or success.
         expert: module:function, called with environment and seed; default is the environment's own.
     """
     from lfm_policy.evaluation.files import check_outputs

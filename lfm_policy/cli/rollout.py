@@ -46,7 +46,7 @@ def rollout(
         env_id: gymnasium id of another environment than the checkpoint's own; it has to fit.
         env_kwargs: arguments of the environment that differ from the checkpoint's.
         observation: where the policy's keys come from, {hand: "state[0:3]"}; a plain vector is called state.
-        success_key: what the environment's info calls success; success, terminated, …; default is is_success or success.
+        success_key: what the environment calls success, or terminated; default is is_success or success.
         max_steps: steps after which an episode ends; default is the environment's own limit.
         solver: method of the sampler; default is the checkpoint's.
         solver_steps: steps of the sampler per sub-flow; default is the checkpoint's.

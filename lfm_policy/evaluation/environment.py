@@ -115,8 +115,9 @@ class Described(gymnasium.Wrapper):
     """Any environment, with observations by key and success under the name `is_success`.
 
     observation: key to what it consists of, as `lfm_policy.data.mapping` reads it; a plain vector has the name
-    "state"; {} leaves observations as they are. success_key: entry of `info` that tells success, or
-    "terminated" where an episode ends by it; "" takes `is_success` or `success`. `last_observation` and `last_info` are the environment's own, for experts.
+    "state"; {} leaves observations as they are. success_key: entry of `info` that tells success, or "terminated"
+    where an episode ends by it; "" takes `is_success` or `success`. `last_observation` and `last_info` are the
+    environment's own, for experts.
     """
 
     def __init__(self, env: gymnasium.Env, observation: Mapping[str, str], success_key: str = "") -> None:

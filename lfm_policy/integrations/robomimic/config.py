@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from robomimic.config.base_config import BaseConfig
@@ -37,8 +38,12 @@ class LFMAlgoConfig(BaseConfig):
         self.experiment.render_video = False
 
     def train_config(self) -> None:
-        """As robomimic's, with windows of To - 1 + seq_length = Tp steps, aligned as our chunks are."""
+        """As robomimic's, with windows of To - 1 + seq_length = Tp steps, aligned as our chunks are.
+
+        Runs lie below the working directory: robomimic's own default is beside its package.
+        """
         super().train_config()
+        self.train.output_dir = str(Path.cwd() / "runs" / "robomimic")
         chunk = ChunkConfig()
         self.train.frame_stack = chunk.n_obs_steps
         self.train.seq_length = chunk.horizon - chunk.n_obs_steps + 1
