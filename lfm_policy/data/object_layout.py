@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ Version = Literal["1.4", "1.5"]
 Columns = tuple[tuple[str, int, int], ...]
 
 OBJECT, GRIPPER = "obs/object", "obs/robot0_eef_pos"
+RELATIVE = "_to_robot0_eef_pos"
 SEEN_DEMONSTRATIONS = 10
 
 
@@ -91,7 +93,6 @@ def detect(env_name: str, observed: Array, eef_pos: Array) -> Version | None:
     observed, eef_pos = np.clip(observed, -1e6, 1e6), np.clip(eef_pos, -1e6, 1e6)
     as_new = _disagreement(env_name, observed, eef_pos)
     as_old = _disagreement(env_name, to_current(env_name, observed), eef_pos)
-    # a hand in motion makes centimetres: the relative positions are a step older
     if as_new < as_old / 4:
         return "1.5"
     return "1.4" if as_old < as_new / 4 else None
@@ -131,18 +132,16 @@ def check_layout(path: str | Path, env_args: Mapping[str, Any], installed: str |
 
 
 def _detect_in(env_args: Mapping[str, Any], observed: Series, eef_pos: Series) -> Version | None:
+    """What most of the demonstrations that tell say."""
     env_name = str(env_args.get("env_name", ""))
-    if env_name not in LAYOUTS or env_args.get("type", 1) != 1:
+    if env_args.get("type", 1) != 1:
         return None
-    dim = width(env_name)
-    both = [
-        name
+    votes = Counter(
+        detect(env_name, rows, eef_pos[name])
         for name, rows in observed.items()
-        if rows.shape[1] == dim and name in eef_pos and eef_pos[name].shape == (len(rows), 3)
-    ]
-    if not both:
-        return None
-    return detect(env_name, *(np.concatenate([series[name] for name in both]) for series in (observed, eef_pos)))
+        if name in eef_pos and eef_pos[name].shape == (len(rows), 3)
+    )
+    return "1.4" if votes["1.4"] > votes["1.5"] else "1.5" if votes["1.5"] else None
 
 
 def _rows(file: h5py.File, name: str, key: str) -> NDArray[Any] | None:
@@ -156,13 +155,24 @@ def _disagreement(env_name: str, observed: Array, eef_pos: Array) -> float:
     if env_name == "Lift":
         expected = columns["cube_pos"] - eef_pos
         return float(np.linalg.norm(columns["gripper_to_cube_pos"] - expected, axis=1).mean())
-    suffix = "_to_robot0_eef_pos"
-    differences = [
-        np.linalg.norm(relative, axis=1) - np.linalg.norm(columns[f"{name.removesuffix(suffix)}_pos"] - eef_pos, axis=1)
+    pairs = [
+        (relative, columns[name.removesuffix(RELATIVE) + "_pos"])
         for name, relative in columns.items()
-        if name.endswith(suffix)
+        if name.endswith(RELATIVE)
     ]
-    return float(np.abs(differences).mean()) if differences else 0.0
+    if not pairs or len(observed) < 2:
+        return 0.0
+    # the sensors know an object's pose of the reading before: a substep ago in rollouts, a whole step ago where
+    # observations were extracted from states; the first row may hold zeros
+    fresh = [_difference(relative[1:], position[1:], eef_pos[1:]) for relative, position in pairs]
+    behind = [_difference(relative[1:], position[:-1], eef_pos[1:]) for relative, position in pairs]
+    return float(min(np.mean(fresh), np.mean(behind)))
+
+
+def _difference(relative: Array, position: Array, eef_pos: Array) -> float:
+    """Of lengths, since `relative` is in the hand's frame."""
+    lengths = np.linalg.norm(relative, axis=1), np.linalg.norm(position - eef_pos, axis=1)
+    return float(np.abs(lengths[0] - lengths[1]).mean())
 
 
 def _slices(columns: Columns) -> dict[str, tuple[slice, int]]:
