@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import subprocess
 import sys
 from itertools import accumulate
@@ -68,6 +69,18 @@ def test_the_configs_defaults_are_those_of_our_own_command() -> None:
     for section, (_, names) in SECTIONS.items():
         for name in names:
             assert getattr(getattr(theirs, section), name) == getattr(getattr(ours, section), name), name
+
+
+def test_the_config_of_the_documentation_trains(data: Path) -> None:
+    values = json.loads(Path("configs/robomimic/lfm.json").read_text())
+    values["train"] |= {"data": str(data), "batch_size": 8}
+    values["experiment"]["epoch_every_n_steps"] = 1
+    assert run_epoch(begin(values), 1)["Subflow"] == 1
+
+
+def test_runs_lie_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(LFMAlgoConfig().train.output_dir).is_relative_to(tmp_path)
 
 
 @every_variant
