@@ -25,7 +25,7 @@ def test_entry_point_and_import_register_without_loading_a_simulator():
         "print(*[i for i in gymnasium.registry if i.startswith('lfm/')])\n"
         "assert not {'robosuite', 'mujoco', 'lfm_policy', 'torch'} & set(sys.modules)\n"
     )
-    ids = "lfm/Lift-v0 lfm/Can-v0 lfm/Square-v0 lfm/Transport-v0 lfm/ToolHang-v0"
+    ids = "lfm/Lift-v0 lfm/Can-v0 lfm/Square-v0 lfm/Transport-v0 lfm/ToolHang-v0 lfm/PushT-v0"
     assert run(code).stdout.split() == ids.split()
 
 
