@@ -34,6 +34,9 @@ def open_npz(path: Path) -> Iterator[Mapping[str, Array]]:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise LFMError(f"{path}: is one array, not an npz file of several; save it with np.savez")
             yield {name: arrays[name] for name in arrays.files}
+    except LFMError:
+        # what is done with the arrays has its own to say
+        raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise LFMError(f"{path}: cannot be read, truncated or no npz ({error}); copy or save it anew") from error
 
@@ -53,7 +56,9 @@ def open_zarr(path: Path) -> Iterator[Mapping[str, Any]]:
         if ENV_ARGS in root.attrs:
             arrays[ENV_ARGS] = np.array(str(root.attrs[ENV_ARGS]))
         yield arrays
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except LFMError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         told = " ".join(str(error).split()) or type(error).__name__
         raise LFMError(
             f"{path}: is no zarr store with groups data and meta, or damaged ({told}); copy it anew"
