@@ -132,6 +132,21 @@ def test_a_resumed_run_continues_bit_for_bit(data: Path, variant: str) -> None:
     assert same(cut.model._fit.network.state_dict(), whole.model._fit.network.state_dict())
 
 
+@pytest.mark.parametrize(("variable", "expected"), [("1", 1), ("", 2), ("2,1", 2)])
+def test_the_users_number_of_threads_holds(
+    data: Path, monkeypatch: pytest.MonkeyPatch, variable: str, expected: int
+) -> None:
+    """robomimic's train.py has set its own before the algorithm trains."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    try:
+        torch.set_num_threads(2)
+        session(data).model.set_train()
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_weights_alone_begin_another_training_with_their_normalisers(data: Path) -> None:
     """robomimic 0.5's experiment.ckpt_path."""
     run, tuned = session(data), session(data, hdf5_filter_key="train")

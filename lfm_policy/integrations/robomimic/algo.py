@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -111,6 +112,7 @@ class LFM(PolicyAlgo):
     def _training(self) -> StagedFit:
         """The training, begun when it is first asked for: a policy that only acts needs no dataset."""
         if self._fit is None:
+            _keep_threads()
             train, data = self.global_config.train, self.settings.data
             if not self._normalizers_known:
                 spec, policy = self.policy.spec, self.policy
@@ -158,6 +160,13 @@ class LFM(PolicyAlgo):
         """How many sub-flows may act while sub-flow n trains; all, once each began from a network that knows them."""
         everything = (n > 0 and self.settings.flow.shared_start > 0) or self.policy.flow.shares_weights
         return self.policy.flow.n_subflows if everything else n
+
+
+def _keep_threads() -> None:
+    """Compute with the user's OMP_NUM_THREADS: train.py sets two over it, many times slower on a busy machine."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        torch.set_num_threads(int(wanted))
 
 
 def _check_length(settings: TrainConfig) -> None:
