@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
 torch.set_num_threads(1)
+# a suite in a shell's background ignores Ctrl-C, and so would the programs whose Ctrl-C is tested
+signal.signal(signal.SIGINT, signal.default_int_handler)

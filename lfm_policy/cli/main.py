@@ -16,7 +16,7 @@ COMMANDS = {
     "rollout": "roll a policy out and report its success rate",
     "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",
     "density": "learn, evaluate and sample the density of a table or a picture",
-    "demo": "collect, train and roll out the Lift task in one go",
+    "demo": "collect or convert, train and roll out in one go",
 }
 
 FLAGS_ONLY = {"collect", "demo"}  # whose required parameters are flags too
