@@ -41,7 +41,7 @@ def converted(tmp_path: Path, form: Form, taken: Taken, model: str | None = None
         )
 
 
-def same_episode(new: Episode, taken: Taken, absolute: bool, tolerance: float = 0.0) -> None:
+def assert_same_episode(new: Episode, taken: Taken, absolute: bool, tolerance: float = 0.0) -> None:
     """`tolerance` for goals alone: states and actions pass through unchanged, observations are a substep fresher."""
     np.testing.assert_array_equal(new.states, taken.states)
     np.testing.assert_array_equal(new.actions, taken.actions_abs if absolute else taken.actions)
@@ -56,7 +56,7 @@ def same_episode(new: Episode, taken: Taken, absolute: bool, tolerance: float = 
 def test_lift_of_every_form_is_converted_to_what_was_recorded(tmp_path: Path, lift: Taken, form: Form) -> None:
     """Goals equal those of the steps taken but for rounding: rotation vectors go through matrices and back."""
     new = converted(tmp_path, form, lift.head(12))
-    same_episode(new, lift.head(12), form.absolute, tolerance=1e-12)
+    assert_same_episode(new, lift.head(12), form.absolute, tolerance=1e-12)
     kwargs = new.attrs["env_args"]["env_kwargs"]
     arm = kwargs["controller_configs"]["body_parts"]["right"]
     assert (arm["input_type"], arm["input_ref_frame"]) == ("absolute" if form.absolute else "delta", "world")
@@ -68,7 +68,7 @@ def test_goals_that_env_args_deny_are_converted_as_goals(tmp_path: Path, lift: T
     """Diffusion Policy's `*_abs.hdf5`: control_delta still true."""
     form = Form("1.2.0", FLAT, absolute=True)
     new = converted(tmp_path, form, lift)
-    same_episode(new, lift, absolute=True, tolerance=1e-12)
+    assert_same_episode(new, lift, absolute=True, tolerance=1e-12)
     assert new.rewards is not None
     assert new.rewards[-1] == 1
     kwargs = new.attrs["env_args"]["env_kwargs"]
@@ -78,20 +78,20 @@ def test_goals_that_env_args_deny_are_converted_as_goals(tmp_path: Path, lift: T
 def test_success_is_found_with_another_versions_model(tmp_path: Path, lift: Taken) -> None:
     """The model is refused, and the simulator's own shows the states."""
     new = converted(tmp_path, FORMS["robosuite raw 1.4"], lift, OTHER_MODEL)
-    same_episode(new, lift, absolute=False, tolerance=1e-6)
+    assert_same_episode(new, lift, absolute=False, tolerance=1e-6)
     assert new.rewards is not None
     assert new.rewards[-1] == 1
     assert "model_file" not in new.attrs
 
 
 def test_can_gets_todays_order_of_columns(tmp_path: Path, can: Taken) -> None:
-    same_episode(converted(tmp_path, FORMS["robomimic v1.4 with pictures"], can), can, False, tolerance=1e-12)
+    assert_same_episode(converted(tmp_path, FORMS["robomimic v1.4 with pictures"], can), can, False, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("form", ["robomimic v1.2", "robomimic v1.5"])
 def test_two_arms_of_one_controller_config(tmp_path: Path, transport: Taken, form: str) -> None:
     """Both in the world's frame, which for these arms is not the base's."""
-    same_episode(converted(tmp_path, FORMS[form], transport), transport, False, tolerance=1e-12)
+    assert_same_episode(converted(tmp_path, FORMS[form], transport), transport, False, tolerance=1e-12)
 
 
 def test_robomimics_layout_is_read_as_it_stands(tmp_path: Path, lift: Taken) -> None:

@@ -1,13 +1,16 @@
-"""A clean file of seven demonstrations, and its parts to plant faults in."""
+"""A clean file of seven demonstrations, its parts to plant faults in, and a hub that publishes a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.data.downloads import PATH, content
 from tests.data.recordings import Episode, episode, write_robomimic_file
+from tests.helpers.hub import Hub, serving
 
 
 @pytest.fixture
@@ -31,3 +34,17 @@ def clean() -> dict[str, Episode]:
     """Twelve clean episodes of about one length."""
     rng = np.random.default_rng(7)
     return {f"demo_{index}": episode(rng, 60 + int(rng.integers(8))) for index in range(12)}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A local server of a hub that publishes one file."""
+    monkeypatch.setenv("no_proxy", "*")
+    with serving(PATH, content(0)) as hub:
+        yield hub
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a download goes."""
+    return tmp_path / "lift.hdf5"

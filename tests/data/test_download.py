@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import resource
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,10 @@ import pytest
 from lfm_policy.data.download import arrived, fetch_file, is_here, part_of
 from lfm_policy.data.hub import find_file
 from lfm_policy.flow.errors import LFMError
-from tests.data.downloads import PATH, SIZE, address, begun, content, download, files, refused
-from tests.helpers.hub import COMMIT, Answer, Hub, cut, endless, refusal, serving, whole
+from tests.data.downloads import SIZE, address, begun, content, download, files, refused
+from tests.helpers.hub import COMMIT, Answer, Hub, cut, endless, refusal, whole
 
 OTHER_COMMIT = COMMIT[::-1]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving(PATH, content(0)) as hub:
-        yield hub
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "lift.hdf5"
 
 
 def test_a_download_is_the_published_bytes(hub: Hub, output: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPMessage
 from io import BytesIO
 from pathlib import Path
@@ -12,20 +11,8 @@ import pytest
 
 from lfm_policy.data.download import fetch_file, part_of
 from lfm_policy.data.hub import Patience, RemoteFile, _Redirects, find_file
-from tests.data.downloads import AT_ONCE, PATH, SIZE, address, begun, content, download, files, refused
+from tests.data.downloads import AT_ONCE, PATH, SIZE, address, begun, download, files, refused
 from tests.helpers.hub import COMMIT, Answer, Hub, cut, described, garbage, page, refusal, serving, silent
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving(PATH, content(0)) as hub:
-        yield hub
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "lift.hdf5"
 
 
 def test_the_bytes_are_asked_of_the_commit_that_was_described(hub: Hub, output: Path) -> None:

@@ -24,13 +24,13 @@ def rotations() -> Rotation:
     return Rotation.concatenate([Rotation.from_rotvec(vectors), Rotation.random(500, random_state=1)])
 
 
-def close(ours: torch.Tensor, theirs: np.ndarray, atol: float = 1e-9) -> None:
+def assert_close(ours: torch.Tensor, theirs: np.ndarray, atol: float = 1e-9) -> None:
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=atol)
 
 
 def test_to_matrix(rotations: Rotation) -> None:
-    close(R.axis_angle_to_matrix(torch.from_numpy(rotations.as_rotvec())), rotations.as_matrix())
-    close(R.quaternion_to_matrix(torch.from_numpy(rotations.as_quat())), rotations.as_matrix())
+    assert_close(R.axis_angle_to_matrix(torch.from_numpy(rotations.as_rotvec())), rotations.as_matrix())
+    assert_close(R.quaternion_to_matrix(torch.from_numpy(rotations.as_quat())), rotations.as_matrix())
 
 
 def test_from_matrix(rotations: Rotation) -> None:
@@ -38,9 +38,9 @@ def test_from_matrix(rotations: Rotation) -> None:
     vectors = R.matrix_to_axis_angle(matrix)
     assert vectors.norm(dim=-1).max() <= np.pi + 1e-9
     # at pi the axis may point either way, the matrix may not
-    close(torch.from_numpy(Rotation.from_rotvec(vectors.numpy()).as_matrix()), rotations.as_matrix(), 1e-7)
+    assert_close(torch.from_numpy(Rotation.from_rotvec(vectors.numpy()).as_matrix()), rotations.as_matrix(), 1e-7)
     away = rotations.magnitude() < np.pi - 1e-4
-    close(vectors[torch.from_numpy(away)], rotations.as_rotvec()[away], 1e-7)
+    assert_close(vectors[torch.from_numpy(away)], rotations.as_rotvec()[away], 1e-7)
     quaternion = R.matrix_to_quaternion(matrix)
     same = np.abs((quaternion.numpy() * rotations.as_quat()).sum(-1))
     np.testing.assert_allclose(same, 1, atol=1e-9)
@@ -50,28 +50,28 @@ def test_from_matrix(rotations: Rotation) -> None:
 def test_quaternion_and_axis_angle(rotations: Rotation) -> None:
     away = rotations[rotations.magnitude() < np.pi - 1e-4]
     vectors, quaternion = torch.from_numpy(away.as_rotvec()), torch.from_numpy(away.as_quat(canonical=True))
-    close(R.axis_angle_to_quaternion(vectors), quaternion.numpy())
-    close(R.quaternion_to_axis_angle(quaternion), away.as_rotvec())
-    close(R.quaternion_to_axis_angle(-quaternion), away.as_rotvec())
+    assert_close(R.axis_angle_to_quaternion(vectors), quaternion.numpy())
+    assert_close(R.quaternion_to_axis_angle(quaternion), away.as_rotvec())
+    assert_close(R.quaternion_to_axis_angle(-quaternion), away.as_rotvec())
 
 
 def test_angles_beyond_pi_wrap(rotations: Rotation) -> None:
     long = rotations.as_rotvec() * 3.7
     theirs = Rotation.from_rotvec(long).as_matrix()
-    close(R.axis_angle_to_matrix(torch.from_numpy(long)), theirs)
+    assert_close(R.axis_angle_to_matrix(torch.from_numpy(long)), theirs)
 
 
 def test_rotation_6d_is_the_first_two_rows(rotations: Rotation) -> None:
     matrix = torch.from_numpy(rotations.as_matrix())
     six = R.matrix_to_rotation_6d(matrix)
-    close(six, rotations.as_matrix()[:, :2].reshape(-1, 6))
-    close(R.rotation_6d_to_matrix(six), rotations.as_matrix())
+    assert_close(six, rotations.as_matrix()[:, :2].reshape(-1, 6))
+    assert_close(R.rotation_6d_to_matrix(six), rotations.as_matrix())
 
 
 def test_any_six_numbers_give_a_rotation() -> None:
     matrix = R.rotation_6d_to_matrix(torch.randn(100, 6, dtype=torch.float64))
-    close(matrix @ matrix.mT, np.broadcast_to(np.eye(3), (100, 3, 3)))
-    close(torch.linalg.det(matrix), np.ones(100))
+    assert_close(matrix @ matrix.mT, np.broadcast_to(np.eye(3), (100, 3, 3)))
+    assert_close(torch.linalg.det(matrix), np.ones(100))
 
 
 @pytest.mark.parametrize("arms", [1, 2])
@@ -84,8 +84,8 @@ def test_absolute_actions_round_trip(arms: int) -> None:
     assert six.shape == (4, 16, 10 * arms)
     np.testing.assert_array_equal(six.unflatten(-1, (arms, 10))[..., :3].numpy(), actions[..., :3])
     np.testing.assert_array_equal(six.unflatten(-1, (arms, 10))[..., 9].numpy(), actions[..., 6])
-    close(R.actions_to_axis_angle(six), flat.numpy(), 1e-7)
-    close(R.actions_to_axis_angle(R.actions_to_rotation_6d(flat.float())).double(), flat.numpy(), 1e-3)
+    assert_close(R.actions_to_axis_angle(six), flat.numpy(), 1e-7)
+    assert_close(R.actions_to_axis_angle(R.actions_to_rotation_6d(flat.float())).double(), flat.numpy(), 1e-3)
 
 
 def test_actions_of_another_width() -> None:

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from envs import register_envs, simulator
 from envs.robosuite_env import RobosuiteEnv
 from envs.tasks import TASKS
+from tests.conversion.layouts import IN_COMPOSITE, composite
 from tests.envs.helpers import demonstration, random_actions, run, trajectory
 
 
@@ -114,26 +115,6 @@ def test_env_args_rebuild_the_same_environment_through_robosuite_itself(lift):
 
 def test_datasets_keyword_arguments_are_accepted_and_renderers_overruled(lift):
     """The env_kwargs of robomimic's v1.5 files, dead keys of the controller included."""
-    arm = {
-        "type": "OSC_POSE",
-        "input_max": 1,
-        "input_min": -1,
-        "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-        "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-        "kp": 150,
-        "damping": 1,
-        "impedance_mode": "fixed",
-        "kp_limits": [0, 300],
-        "damping_limits": [0, 10],
-        "position_limits": None,
-        "orientation_limits": None,
-        "uncouple_pos_ori": True,
-        "control_delta": True,
-        "interpolation": None,
-        "ramp_ratio": 0.2,
-        "input_ref_frame": "world",
-        "gripper": {"type": "GRIP"},
-    }
     env = gymnasium.make(
         "lfm/Lift-v0",
         has_renderer=False,
@@ -142,7 +123,7 @@ def test_datasets_keyword_arguments_are_accepted_and_renderers_overruled(lift):
         use_object_obs=True,
         use_camera_obs=True,
         control_freq=20,
-        controller_configs={"type": "BASIC", "body_parts": {"right": arm}},
+        controller_configs=composite(IN_COMPOSITE),
         robots=["Panda"],
         camera_depths=False,
         camera_heights=84,
