@@ -75,10 +75,11 @@ class ReplayTask:
         self.recording = self._open.enter_context(open_recording(job.conversion))
         self.replayer = Replayer(job.env.make)
 
-    def __call__(self, seed: int) -> tuple[Episode, str]:
+    def __call__(self, seed: int) -> tuple[Episode, bool, str]:
         name = self.recording.names[seed]
         try:
-            return self.replayer(name, self.recording.read(name)), self.replayer.refusal
+            episode = self.replayer(name, self.recording.read(name))
+            return episode, self.replayer.succeeded, self.replayer.refusal
         except LFMError as error:
             raise LFMError(f"{self.recording.path}: {error}") from error
 
@@ -143,12 +144,11 @@ def _environment(conversion: Conversion, recording: Recording) -> tuple[EnvSpec,
 def _replayed(conversion: Conversion, env: EnvSpec, count: int, summary: Summary) -> Generator[Episode]:
     results = map_seeds(ReplayJob(conversion, env), range(count), conversion.n_procs)
     with contextlib.closing(results):
-        for episode, refusal in results:
+        for episode, succeeded, refusal in results:
             summary.refusal = summary.refusal or refusal
+            summary.n_success += succeeded
             assert episode.rewards is not None
-            # rewards of these environments are at their highest, or positive, only in success
             summary.best_rewards.append(float(episode.rewards.max()))
-            summary.n_success += bool(episode.rewards.max() >= 1)
             yield episode
 
 

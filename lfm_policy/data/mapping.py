@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from lfm_policy.flow.errors import LFMError
 
-PART = re.compile(r"\s*([\w./ -]+?)\s*(?:\[\s*(\d*)\s*(?::\s*(\d*)\s*)?\])?\s*")
+PART = re.compile(r"\s*([\w./ -]+?)\s*(?:\[\s*(?:(\d+)|(\d*)\s*:\s*(\d*))\s*\])?\s*")
 
 Part = tuple[str, slice]
 
 
-def parse_parts(key: str, text: str) -> list[Part]:
+@cache
+def parse_parts(key: str, text: str) -> tuple[Part, ...]:
     """What an observation `key` consists of: names with the columns taken of each, joined in order.
 
     `text` is names separated by commas, each with a range of columns (`state[4:11]`), one column
@@ -27,8 +29,8 @@ def parse_parts(key: str, text: str) -> list[Part]:
         found = PART.fullmatch(piece)
         if found is None:
             raise LFMError(f"observation.{key}: '{text}' cannot be read; write it like state[0:3], or state[0:3], goal")
-        parts.append((found[1], _columns(found[2], found[3], ":" in piece)))
-    return parts
+        parts.append((found[1], _columns(*found.group(2, 3, 4))))
+    return tuple(parts)
 
 
 def select(values: Mapping[str, NDArray[Any]], mapping: Mapping[str, str], source: str) -> dict[str, NDArray[Any]]:
@@ -53,7 +55,8 @@ def _joined(values: Mapping[str, NDArray[Any]], key: str, text: str, source: str
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def _columns(start: str | None, stop: str | None, ranged: bool) -> slice:
-    if not ranged:
-        return slice(None) if start is None else slice(int(start), int(start) + 1)
+def _columns(one: str | None, start: str | None, stop: str | None) -> slice:
+    """Columns of `[one]`, of `[start:stop]`, or all."""
+    if one is not None:
+        return slice(int(one), int(one) + 1)
     return slice(int(start or 0), int(stop) if stop else None)

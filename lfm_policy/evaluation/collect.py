@@ -1,4 +1,4 @@
-"""Recording demonstrations of a scripted expert: the first n successes over consecutive seeds."""
+"""Collected demonstrations of a scripted expert: the first n successes over consecutive seeds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Collected:
     """What a recording came to."""
 
     path: Path
@@ -201,7 +201,7 @@ def record_demonstrations(
     overwrite: bool = False,
     max_attempts: int | None = None,
     progress: bool = False,
-) -> Recording:
+) -> Collected:
     """Write the first `n` successes over the seeds `seed`, `seed + 1`, … to a robomimic dataset.
 
     expert: see `CollectJob`. The datasets do not depend on `n_procs`.
@@ -220,7 +220,7 @@ def record_demonstrations(
             for last in successes:
                 writer.add_episode(**last.datasets)
     attempts, seconds = last.seed - seed + 1, time.perf_counter() - begin
-    return Recording(Path(path), writer.n_episodes, writer.n_frames, attempts, seconds)
+    return Collected(Path(path), writer.n_episodes, writer.n_frames, attempts, seconds)
 
 
 def _successes(results: Iterable[Demonstration], env_id: str, n: int, bar: tqdm[Any]) -> Iterator[Demonstration]:

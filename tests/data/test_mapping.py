@@ -38,6 +38,7 @@ def test_columns_are_those_of_a_slice(text: str, expected: np.ndarray) -> None:
         ("state[10:]", r"but state has shape \(2, 10\)"),
         ("state[4:2]", r"but state has shape \(2, 10\)"),
         ("state[a:b]", r"observation.key: 'state\[a:b\]' cannot be read; write it like"),
+        ("state[]", r"observation.key: 'state\[\]' cannot be read"),
         ("", "observation.key: '' cannot be read"),
     ],
 )

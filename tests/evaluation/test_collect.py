@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lfm_policy.data import read_demonstrations, split_names
-from lfm_policy.evaluation.collect import Expert, Recording, demonstrate, record_demonstrations
+from lfm_policy.evaluation.collect import Collected, Expert, demonstrate, record_demonstrations
 from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.flow.errors import LFMError
 from tests.helpers.point import FAILING, PLAIN, POINT, REACH, STEP
@@ -20,7 +20,7 @@ from tests.helpers.point import FAILING, PLAIN, POINT, REACH, STEP
 N, SEED = 6, 3
 
 
-def record(path: Path, env_id: str = POINT, **options: Any) -> Recording:
+def record(path: Path, env_id: str = POINT, **options: Any) -> Collected:
     return record_demonstrations(path, EnvSpec(env_id), N, seed=SEED, valid_fraction=0.3, **options)
 
 
