@@ -13,7 +13,7 @@ from lfm_policy.conversion.env_args import modernise
 from lfm_policy.conversion.recording import Episode, Recording
 from lfm_policy.conversion.replayed import Replayer, can_replay
 from lfm_policy.conversion.robosuite_files import read_hdf5, write_robosuite
-from lfm_policy.conversion.stores import is_zarr, open_npz, open_zarr, write_npz, write_zarr
+from lfm_policy.conversion.stores import is_zarr, open_zarr, read_npz, write_npz, write_zarr
 from lfm_policy.data.writer import DatasetWriter
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.executor import map_seeds
@@ -114,8 +114,7 @@ def open_recording(conversion: Conversion) -> Iterator[Recording]:
         with open_zarr(path) as arrays:
             yield read_arrays(path, arrays, conversion.columns, "zarr store")
     elif path.suffix == ".npz":
-        with open_npz(path) as arrays:
-            yield read_arrays(path, arrays, conversion.columns, "npz arrays")
+        yield read_arrays(path, read_npz(path), conversion.columns, "npz arrays")
     elif path.suffix in (".hdf5", ".h5"):
         yield read_hdf5(path)
     else:

@@ -26,19 +26,15 @@ def is_zarr(path: Path) -> bool:
     return path.name.endswith(ZARR_SUFFIXES)
 
 
-@contextmanager
-def open_npz(path: Path) -> Iterator[Mapping[str, Array]]:
+def read_npz(path: Path) -> dict[str, Array]:
     """The arrays of an npz file by name; LFMError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise LFMError(f"{path}: is one array, not an npz file of several; save it with np.savez")
-            yield {name: arrays[name] for name in arrays.files}
-    except LFMError:
-        # what is done with the arrays has its own to say
-        raise
+            if isinstance(arrays, np.lib.npyio.NpzFile):
+                return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise LFMError(f"{path}: cannot be read, truncated or no npz ({error}); copy or save it anew") from error
+    raise LFMError(f"{path}: is one array, not an npz file of several; save it with np.savez")
 
 
 @contextmanager
@@ -57,6 +53,7 @@ def open_zarr(path: Path) -> Iterator[Mapping[str, Any]]:
             arrays[ENV_ARGS] = np.array(str(root.attrs[ENV_ARGS]))
         yield arrays
     except LFMError:
+        # what is done with the arrays has its own to say
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         told = " ".join(str(error).split()) or type(error).__name__
