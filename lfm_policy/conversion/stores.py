@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,19 +71,29 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 
 def write_zarr(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write a zarr store of version 2, which Diffusion Policy's code reads; a zip if `path` ends in .zip."""
-    zarr = _zarr()
     with _replacing(path) as temporary:
-        zipped = path.name.endswith(".zip")
-        store = zarr.storage.ZipStore(temporary, mode="w") if zipped else zarr.storage.LocalStore(temporary)
-        root = zarr.create_group(store, zarr_format=2)
-        for name, array in arrays.items():
-            if name == ENV_ARGS:
-                root.attrs[name] = str(array)
-                continue
-            chunks = (min(CHUNK, len(array)), *array.shape[1:])
-            group = "meta" if name == ENDS else "data"
-            root.create_array(f"{group}/{name}", data=array, chunks=chunks)
-        store.close()
+        if not path.name.endswith(".zip"):
+            _fill(temporary, arrays)
+            return
+        # zarr writes into a zip what it changes a second time, and a zip has no way to replace
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder, zipfile.ZipFile(temporary, "w") as archive:
+            _fill(Path(folder), arrays)
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder))
+
+
+def _fill(folder: Path, arrays: Mapping[str, Array]) -> None:
+    """Write the arrays into a store that is a folder."""
+    zarr = _zarr()
+    root = zarr.create_group(zarr.storage.LocalStore(folder), zarr_format=2)
+    for name, array in arrays.items():
+        if name == ENV_ARGS:
+            root.attrs[name] = str(array)
+            continue
+        chunks = (min(CHUNK, len(array)), *array.shape[1:])
+        group = "meta" if name == ENDS else "data"
+        root.create_array(f"{group}/{name}", data=array, chunks=chunks)
 
 
 @contextmanager
