@@ -48,11 +48,11 @@ def draw_paths(path: str | Path, rows: Sequence[Row], trajectories: Mapping[int,
     try:
         for axis, view in zip(axes[0], views, strict=True):
             _draw_view(axis, view if dimension == 3 else View("", 0, 1), drawn, names)
-        figure.suptitle(title, fontsize=12, color=INK)
+        figure.suptitle(title, fontsize=9 + len(views), color=INK)
         figure.legend(
             handles=_legend(names, {success for _, success in drawn}),
             loc="outside lower center",
-            ncols=6,
+            ncols=3 * len(views),
             frameon=False,
             fontsize=9,
         )
