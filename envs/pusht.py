@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 REMEDY = "pip install 'lfm_policy[pusht]'"
 # pixels; the table is square
 SIDE = 512.0
+# finger and block far from each other and from the walls
+APART = (50.0, 50.0, 256.0, 300.0, 0.0)
 KEYS = {"agent_pos": 2, "block_pos": 2, "block_angle": 2, "keypoints": 16}
 
 Observation = dict[str, Any]
@@ -61,11 +63,13 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
         unknown = [key for key in options or {} if key != "state"]
         if unknown:
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
-        # always its own draw first: it builds a new simulation, without the motion of the last one
-        self._sim.reset(seed=int(self.np_random.integers(2**31)))
         self._ready = True
         state = (options or {}).get("state")
-        if state is not None:
+        if state is None:
+            self._sim.reset(seed=int(self.np_random.integers(2**31)))
+        else:
+            # a new simulation takes a step: from where nothing touches, or the solver would remember a contact
+            self._sim.reset(options={"reset_to_state": APART})
             self.set_states(state["states"])
         return self.observe(), self._info()
 

@@ -80,6 +80,22 @@ def test_a_seed_fixes_an_episode_whatever_ran_before(env: Any) -> None:
     assert not np.array_equal(first, other)
 
 
+def test_a_state_fixes_what_follows_whatever_ran_before(env: Any) -> None:
+    """In touch with the block, where what the solver remembers of earlier contacts would tell."""
+    touching = np.array([200.0, 200.0, 230.0, 215.0, 0.6])
+
+    def run(seed: int) -> np.ndarray:
+        env.reset(seed=seed)
+        for _ in range(10):
+            env.step(env.observe()["block_pos"])
+        env.reset(options={"state": {"states": touching}})
+        return np.concatenate([env.step(np.array([256, 240]))[0]["keypoints"] for _ in range(5)])
+
+    first = run(0)
+    for seed in range(1, 12):
+        np.testing.assert_array_equal(run(seed), first)
+
+
 def test_gymnasiums_own_checks_pass() -> None:
     check_env(gymnasium.make(envs.PUSHT).unwrapped, skip_render_check=True)
 
