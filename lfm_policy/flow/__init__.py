@@ -5,7 +5,7 @@ Knows nothing of robots, tables, images or files.
 
 from lfm_policy.flow.distill import DistilledFlow, Distiller, DistillOptions, distill
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.fit import FitOptions, Fitter, StepReport, fit_local_flow
+from lfm_policy.flow.fit import FitOptions, Fitter, Push, StepReport, fit_local_flow
 from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
 from lfm_policy.flow.likelihood import Likelihood, converged_log_prob
 from lfm_policy.flow.local_flow import LocalFlow
@@ -31,6 +31,7 @@ __all__ = [
     "LocalFlow",
     "Matching",
     "Optimization",
+    "Push",
     "PushedSource",
     "Schedule",
     "Solver",

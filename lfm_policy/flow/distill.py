@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lfm_policy.flow.device import training_precision
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow
 from lfm_policy.flow.optimization import Descent, Optimization
 from lfm_policy.flow.random import named_generator, named_seed, normal
 from lfm_policy.flow.schedule import Schedule
 from lfm_policy.flow.solver import Solver
-from lfm_policy.flow.source import BatchOrder, Source, TensorSource
+from lfm_policy.flow.source import BatchOrder, Source, TensorSource, parts
 
 InputsName = Literal["teacher", "student"]
 
@@ -193,15 +194,14 @@ class Distiller:
 
         Raises LFMError where a loss is not finite.
         """
-        k = self.steps_done
-        inputs, targets, cond = self.pairs(k)
-        ends = [self._trained.step(n, x, cond) for n, x in enumerate(inputs, start=1)]
-        losses = [(end - target).pow(2).mean() for end, target in zip(ends, targets, strict=True)]
-        values = tuple(loss.item() for loss in losses)
-        self._check_finite(values, targets)
-        rate = self._descent.step(torch.stack(losses).sum(), k, self.options.steps)
+        k, n = self.steps_done, self.students.n_students
+        values = torch.zeros(n, dtype=torch.float64)
+        pairs = self.pairs(k)
+        self._descent.accumulate(self._losses(pairs, values))
+        self._check_finite(tuple(values.tolist()), pairs.targets)
+        rate = self._descent.update(k, self.options.steps)
         self.steps_done += 1
-        return DistillReport(k + 1, values, rate)
+        return DistillReport(k + 1, tuple(values.tolist()), rate)
 
     def state_dict(self) -> dict[str, Any]:
         """What continues the run, beside the students' own weights."""
@@ -216,6 +216,19 @@ class Distiller:
         self.steps_done = state["steps_done"]
         self._trained.load_state_dict(state["networks"])
         self._descent.optimizer.load_state_dict(state["optimizer"])
+
+    def _losses(self, pairs: Pairs, values: Tensor) -> Iterator[Tensor]:
+        """Sums over students of a student's loss, in `accumulate` pieces; each student's is added up in `values`."""
+        count = len(pairs.inputs[0])
+        for part in parts(count, self.options.accumulate):
+            cond = None if pairs.cond is None else pairs.cond[part]
+            with training_precision(pairs.inputs[0].device, self.options.autocast):
+                ends = [self._trained.step(n, x[part], cond) for n, x in enumerate(pairs.inputs, start=1)]
+            share = len(ends[0]) / count
+            losses = [(end - t[part]).pow(2).mean() * share for end, t in zip(ends, pairs.targets, strict=True)]
+            stacked = torch.stack(losses)
+            values += stacked.detach().cpu()
+            yield stacked.sum()
 
     def _target(self, n: int, x: Tensor, cond: Tensor | None) -> Tensor:
         return self.teacher.pull(x, cond, self.options.teacher_solver, self.students.subflows(n))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow
@@ -14,13 +16,50 @@ from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.source import BatchOrder, PushedSource, Source, TensorSource, slices
 from lfm_policy.flow.stages import WHOLE_CLOCK, FitOptions, Stage, StagedFit, StepReport, plan_stages, share_start
 
-__all__ = ["WHOLE_CLOCK", "FitOptions", "Fitter", "Stage", "StepReport", "fit_local_flow", "share_start"]
+__all__ = [
+    "WHOLE_CLOCK",
+    "FitOptions",
+    "Fitter",
+    "Push",
+    "Stage",
+    "StepReport",
+    "fit_local_flow",
+    "in_memory",
+    "share_start",
+]
+
+
+@dataclass(frozen=True)
+class Push:
+    """The samples of p_n, to be made in pieces by pushing those of p_(n-1) through sub-flow n.
+
+    Attributes:
+        n: the sub-flow.
+        split: 0 for samples to train on, 1 for those held out.
+        count: samples.
+        n_pieces: pieces that they are made in.
+        network: sub-flow n's, which makes them what they are.
+        make: piece number 0 … n_pieces - 1 (B, *shape).
+    """
+
+    n: int
+    split: int
+    count: int
+    n_pieces: int
+    network: nn.Module
+    make: Callable[[int], Tensor]
+
+
+def in_memory(push: Push) -> Tensor:
+    """All pieces of pushed samples (M, *shape), made now."""
+    return torch.cat([push.make(i) for i in range(push.n_pieces)])
 
 
 class Fitter(StagedFit):
     """Algorithm 1 as a resumable sequence of steps on samples that lie at hand.
 
-    `subflows` restricts training to some n (exact marginals only: others need all that came before).
+    `subflows` restricts training to some n (exact marginals only: others need all that came before). `keep` says where
+    pushed samples are kept: it makes those of a `Push`, or finds that it has made them, and returns them (M, *shape).
     """
 
     def __init__(
@@ -31,9 +70,11 @@ class Fitter(StagedFit):
         seed: int = 0,
         valid: Source | None = None,
         subflows: Sequence[int] | None = None,
+        keep: Callable[[Push], Tensor] = in_memory,
     ) -> None:
         _check(flow, source, options, subflows)
         self._data = self._sources = (source, valid)
+        self._pushed, self._keep = 0, keep  # sources are samples of p_pushed
         super().__init__(flow, options, seed, plan_stages(flow, options, subflows))
 
     def step(self) -> StepReport:
@@ -55,15 +96,14 @@ class Fitter(StagedFit):
 
     def next_stage(self) -> None:
         """Go on to the next stage, the samples having been pushed through the sub-flow that ends."""
-        self._push_sources(self.current.n)
+        self._push_to(self.current.n)
         super().next_stage()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; the flow's weights must have been restored before."""
-        self._sources = self._data
+        self._sources, self._pushed = self._data, 0
         stages = [Stage(*stage) for stage in state.get("stages", self.stages)]
-        for stage in stages[: state["stage"]]:
-            self._push_sources(stage.n)
+        self._push_to(max((stage.n for stage in stages[: state["stage"]]), default=0))
         super().load_state_dict(state)
 
     def _begin_stage(self) -> None:
@@ -71,20 +111,29 @@ class Fitter(StagedFit):
         self.source, self.valid = self._sources
         self.order = BatchOrder(len(self.source), self.options.batch_size, self.seed, self.current.n)
 
-    def _push_sources(self, n: int) -> None:
-        """Replace the samples of p_(n-1) by those of p_n, where Algorithm 1 asks for it."""
-        if n == WHOLE_CLOCK or self.options.matching.marginals == "exact":
-            return
-        source, valid = self._sources
-        self._sources = (self._pushed(n, source, 0), self._pushed(n, valid, 1) if valid else None)
+    def _push_to(self, n: int) -> None:
+        """Let the samples be those of p_n, where Algorithm 1 asks for it; p_0 is the data."""
+        if self.options.matching.marginals == "pushed" and n != WHOLE_CLOCK:
+            source, valid = (self._at(n, split) for split in range(2))
+            assert source is not None
+            self._sources, self._pushed = (source, valid), n
 
-    @torch.no_grad()
-    def _pushed(self, n: int, source: Source, split: int) -> Source:
-        parts = []
-        for i, index in enumerate(slices(len(source), self.options.push_batch_size)):
-            x, cond = source.batch(index)
-            parts.append(self._pushed_through(n, x, cond, named_generator(self.seed, "initial_diffusion", split, i)))
-        return PushedSource(torch.cat(parts), source.origin if isinstance(source, PushedSource) else source)
+    def _at(self, n: int, split: int) -> Source | None:
+        """Samples of p_n. Those of p_(n-1) are made only if `keep` asks for a piece: it may have p_n already."""
+        data = self._data[split]
+        if n == self._pushed or data is None:
+            return self._sources[split]
+        pieces = list(slices(len(data), self.options.push_batch_size))
+        before = functools.cache(lambda: self._at(n - 1, split))
+
+        @torch.no_grad()
+        def make(i: int) -> Tensor:
+            source = before()
+            assert source is not None
+            generator = named_generator(self.seed, "initial_diffusion", split, i)
+            return self._pushed_through(n, *source.batch(pieces[i]), generator)
+
+        return PushedSource(self._keep(Push(n, split, len(data), len(pieces), self.flow.field(n), make)), data)
 
 
 def fit_local_flow(

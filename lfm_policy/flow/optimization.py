@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,10 @@ class Optimization:
         max_grad_norm: clip gradients to this norm.
         ema_power: of the EMA's decay 1 - (1 + step)^-power.
         ema_maximum: largest decay.
+        accumulate: pieces of a batch whose gradients are summed one after the other, for less memory; the step is the
+            same but for rounding.
+        autocast: evaluate networks in bfloat16 while they are trained, on devices known to support it; others, and all
+            ODEs, stay in float32.
     """
 
     batch_size: int = 256
@@ -45,10 +49,12 @@ class Optimization:
     max_grad_norm: float | None = None
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
+    accumulate: int = 1
+    autocast: bool = False
 
     def check(self) -> None:
         """Raise LFMError with the name of the first impossible setting."""
-        for name in ("batch_size", "learning_rate", "lr_factor", "lr_every"):
+        for name in ("batch_size", "learning_rate", "lr_factor", "lr_every", "accumulate"):
             if not getattr(self, name) > 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
         if self.warmup_steps < 0:
@@ -89,16 +95,28 @@ class Descent:
             fused=True,
         )
 
-    def step(self, loss: Tensor, step: int, steps: int) -> float:
-        """Step number `step` (from 0) of `steps` down the gradient of `loss`; its learning rate."""
+    def accumulate(self, losses: Iterable[Tensor]) -> float:
+        """Take the gradient of a sum of losses, one after the other as they come, for `update`; that sum."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for loss in losses:
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def update(self, step: int, steps: int) -> float:
+        """Step number `step` (from 0) of `steps` down the gradient at hand; its learning rate."""
         rate = learning_rate(self.options, step, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if self.options.max_grad_norm is not None:
             for weights in self._parts:
                 nn.utils.clip_grad_norm_(weights, self.options.max_grad_norm)
         self.optimizer.step()
         self.ema.update(ema_decay(step, self.options.ema_power, self.options.ema_maximum))
         return rate
+
+    def step(self, loss: Tensor, step: int, steps: int) -> float:
+        """`accumulate` and `update` for a loss that is taken whole; the learning rate."""
+        self.accumulate([loss])
+        return self.update(step, steps)

@@ -52,6 +52,12 @@ class PushedSource:
         return self.samples[index], self.origin.batch(index)[1]
 
 
+def parts(count: int, n_parts: int) -> Iterator[slice]:
+    """0 … count-1 in at most `n_parts` consecutive slices of nearly equal size, none of them empty."""
+    size = -(-count // n_parts)
+    yield from (slice(i, i + size) for i in range(0, count, size))
+
+
 def slices(count: int, size: int) -> Iterator[Tensor]:
     """Indices 0 … count-1 in consecutive pieces of at most `size`."""
     yield from torch.arange(count).split(size)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lfm_policy.flow.device import training_precision
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow, stretch_velocity
 from lfm_policy.flow.matching import Matching, Regression, draw_whole_clock, matching_loss, ou_transition
 from lfm_policy.flow.optimization import Descent, Optimization
 from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.solver import Solver
+from lfm_policy.flow.source import parts
 
 WHOLE_CLOCK = 0  # the "sub-flow number" of a stage that trains on all stretches together
 
@@ -115,15 +117,14 @@ class StagedFit:
         """One optimiser step on x (B, *shape): samples of p_(n-1) if pushed, data if exact."""
         (n, steps), k = self.current, self.step_in_stage
         problem = self._draw(x, named_generator(self.seed, "train", n, k))
-        loss = matching_loss(self._velocity(self.network), problem, cond)
-        value = loss.item()
+        value = self.descent.accumulate(self._losses(problem, cond))
         if not math.isfinite(value):
             place = "all stretches together" if n == WHOLE_CLOCK else f"sub-flow {n}"
             raise LFMError(
                 f"loss of {place} is {value} at step {k + 1}; lower learning_rate "
                 f"({self.options.learning_rate:g}), or look for outliers in the data"
             )
-        rate = self.descent.step(loss, k, steps)
+        rate = self.descent.update(k, steps)
         self.step_in_stage += 1
         return StepReport(n, k + 1, value, rate)
 
@@ -197,6 +198,15 @@ class StagedFit:
         if n == WHOLE_CLOCK:
             return draw_whole_clock(x, self.flow.schedule, generator)
         return matching.draw(x, n, self.flow.schedule, generator)
+
+    def _losses(self, problem: Regression, cond: Tensor | None) -> Iterator[Tensor]:
+        """The loss in `accumulate` pieces, which sum to that of the whole batch."""
+        velocity, count = self._velocity(self.network), len(problem.x)
+        for part in parts(count, self.options.accumulate):
+            piece = Regression(*(tensor[part] for tensor in problem))
+            with training_precision(problem.x.device, self.options.autocast):
+                loss = matching_loss(velocity, piece, None if cond is None else cond[part])
+            yield loss * (len(piece.x) / count)
 
     def _velocity(self, network: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
         n = self.current.n
