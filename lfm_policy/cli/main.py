@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a policy on demonstrations",
     "rollout": "roll a policy out and report its success rate",
     "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",
+    "image": "learn, distil, sample and evaluate images",
     "density": "learn, evaluate and sample the density of a table or a picture",
     "demo": "collect or convert, train and roll out in one go",
 }

@@ -81,8 +81,7 @@ class Fitter(StagedFit):
         """One optimiser step; the first one of a stage pushes the data on before it."""
         if self.stage_done:
             self.next_stage()
-        x, cond = self.source.batch(self.order(self.step_in_stage))
-        return self.step_on(x, cond)
+        return self.step_on(*self._batch(self.source, self.order(self.step_in_stage)))
 
     def held_out_loss(self, draws: int = 1) -> float | None:
         """Loss of the EMA weights on held-out samples, the same `draws` of each every time; None without any."""
@@ -90,7 +89,7 @@ class Fitter(StagedFit):
             return None
         total = 0.0
         for i, index in enumerate(slices(len(self.valid), self.options.push_batch_size)):
-            x, cond = self.valid.batch(index)
+            x, cond = self._batch(self.valid, index)
             total += sum(self.held_out(x, cond, i, draw) for draw in range(draws)) * len(index)
         return total / (len(self.valid) * draws)
 
@@ -131,9 +130,15 @@ class Fitter(StagedFit):
             source = before()
             assert source is not None
             generator = named_generator(self.seed, "initial_diffusion", split, i)
-            return self._pushed_through(n, *source.batch(pieces[i]), generator)
+            return self._pushed_through(n, *self._batch(source, pieces[i]), generator)
 
         return PushedSource(self._keep(Push(n, split, len(data), len(pieces), self.flow.field(n), make)), data)
+
+    def _batch(self, source: Source, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Samples and conditions, where the networks are: sources may lie on disk."""
+        device = next(self.flow.parameters()).device
+        x, cond = source.batch(index)
+        return x.to(device), None if cond is None else cond.to(device)
 
 
 def fit_local_flow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 TIME_SCALE = 1000.0  # diffusers' sinusoids are made for steps 0 … 1000
@@ -49,8 +49,8 @@ class UNet2d(nn.Module):
         self.stride = patch_size * 2 ** (len(channels) - 1)
         if h % self.stride or w % self.stride:
             raise ValueError(
-                f"network.channels: {len(channels)} levels of patches of {patch_size} need images whose sides {self.stride} "
-                f"divides, not {h} x {w}; change network.channels, network.patch_size or data.size"
+                f"data.size: sides of {h} x {w} are not divisible by {self.stride}, which {len(channels)} levels of "
+                f"network.channels and network.patch_size {patch_size} ask for; change one of them"
             )
         self.fold = nn.PixelUnshuffle(patch_size)
         self.unfold = nn.PixelShuffle(patch_size)

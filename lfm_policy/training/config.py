@@ -31,6 +31,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "flow.push_steps",
             "training.steps",
             "training.epochs",
+            "training.accumulate",
             "training.batch_size",
             "training.log_every",
             "training.valid_every",
@@ -258,16 +259,7 @@ class TrainConfig:
 
     def fit_options(self, n_windows: int) -> FitOptions:
         """What fits the flow to `n_windows` training windows."""
-        t, f = self.training, self.flow
-        return FitOptions(
-            steps=t.steps if t.steps is not None else -(-t.epochs * n_windows // t.batch_size),
-            **{entry.name: getattr(t, entry.name) for entry in fields(Optimization)},
-            matching=Matching(f.interpolant, f.coupling, f.marginals, f.time_alpha, f.time_beta),
-            shared_start=f.shared_start,
-            warm_start=f.warm_start,
-            initial_diffusion=f.initial_diffusion,
-            push_solver=Solver(f.push_method, f.push_steps),
-        )
+        return fit_options(self.training, self.flow, n_windows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
@@ -286,3 +278,17 @@ class TrainConfig:
         )
         free += ("training.valid_", "training.checkpoint_", "data.max_memory")
         return differences(other, self.to_dict(), free)
+
+
+def fit_options(training: TrainingConfig, flow: FlowConfig, n_samples: int) -> FitOptions:
+    """What fits a flow to so many samples."""
+    steps = training.steps
+    return FitOptions(
+        steps=steps if steps is not None else -(-training.epochs * n_samples // training.batch_size),
+        **{entry.name: getattr(training, entry.name) for entry in fields(Optimization)},
+        matching=Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta),
+        shared_start=flow.shared_start,
+        warm_start=flow.warm_start,
+        initial_diffusion=flow.initial_diffusion,
+        push_solver=Solver(flow.push_method, flow.push_steps),
+    )

@@ -1,0 +1,1 @@
+"""Images: training, sampling, distillation and evaluation of image flows, and their diffusers pipeline."""

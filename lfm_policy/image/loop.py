@@ -1,0 +1,77 @@
+"""A resumable training loop over the steps of a `Fitter` or a `Distiller`, with log, checkpoints and Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from lfm_policy.image.pushed import PushStopped
+from lfm_policy.progress import progress_bar
+from lfm_policy.training.folder import Interruption
+from lfm_policy.training.logging import RunLog
+
+
+class Trainer(Protocol):
+    """What is stepped: a `Fitter` or a `Distiller`."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def steps_done(self) -> int: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+    def step(self) -> Any: ...
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    interruption: Interruption,
+    save: Callable[[], Path],
+    pending: list[Any],
+    tell: Callable[[list[Any]], tuple[str, dict[str, Any]]],
+    log_every: int,
+    save_every: int,
+    stop_after: int | None = None,
+    after_step: Callable[[Any, RunLog], bool] = lambda report, log: False,
+) -> Path:
+    """Step to the end, to `stop_after` steps or to a signal; the newest checkpoint's folder.
+
+    Args:
+        trainer: whose steps are taken.
+        folder: of the run.
+        interruption: who listens to Ctrl-C.
+        save: writes a checkpoint.
+        pending: reports since the last entry of the log; the caller keeps them, so that a checkpoint can.
+        tell: makes of the reports since the last entry a line for the bar and an entry for the log.
+        log_every: steps between entries.
+        save_every: steps between checkpoints.
+        stop_after: steps of this session.
+        after_step: is told of each step, may write to the log, and says whether to save now.
+    """
+    log = RunLog(folder, trainer.steps_done)
+    last = trainer.steps_done + (stop_after or trainer.total_steps)
+    bar = progress_bar("training", trainer.total_steps, done=trainer.steps_done, unit="step")
+    try:
+        with interruption.listening():
+            while not (trainer.done or interruption.asked or trainer.steps_done >= last):
+                report = trainer.step()
+                pending.append(report)
+                bar.update()
+                if trainer.steps_done % log_every == 0 or trainer.done:
+                    line, entry = tell(pending)
+                    log.write(trainer.steps_done, **entry)
+                    bar.set_description(line, refresh=False)
+                    pending.clear()
+                if after_step(report, log) or trainer.steps_done % save_every == 0:
+                    save()
+    except PushStopped:
+        pass  # asked to between two pieces of a push; what is pushed is on disk
+    finally:
+        bar.close()
+        log.close()
+    return save()
