@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lfm_policy.data.image_files import CorruptImage, Layout
+from lfm_policy.data.image_files import CorruptImage, Layout, Piece
 from lfm_policy.data.image_preparation import Alike, prepared
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.random import named_generator
 
 Array = NDArray[Any]
 Progress = Callable[[int], object]
+Allocate = Callable[[tuple[int, ...]], tuple[Array, Array]]  # pixels and labels for a shape (M, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,44 @@ class _Part:
         return self.count == self.room
 
 
-def build(
-    layout: Layout,
-    recipe: Recipe,
-    where: str,
-    allocate: Callable[[tuple[int, ...]], tuple[Array, Array]],
-    progress: Progress | None = None,
-) -> Rows:
+@dataclass
+class _Filling:
+    """The state of one pass: two parts, and the arrays once the first image has told their shape."""
+
+    recipe: Recipe
+    allocate: Allocate
+    parts: tuple[_Part, _Part]
+    alike: Alike
+    arrays: tuple[Array, Array] | None = None
+    skipped: int = 0
+    labelled: bool = False
+
+    def add(self, piece: Piece, of_test: Array) -> None:
+        """Put the images (count,) of a piece into their parts, or count them as skipped."""
+        try:
+            images, labels = piece.read()
+        except CorruptImage:
+            if self.recipe.on_corrupt != "skip":
+                raise
+            self.skipped += piece.count
+            return
+        self.labelled = labels is not None
+        for index, (image, test) in enumerate(zip(images, of_test, strict=True)):
+            if not self.parts[test].full:
+                self.alike.check(piece.name(index), image.shape)
+                self._put(self.parts[test], image, -1 if labels is None else labels[index])
+
+    def _put(self, part: _Part, image: Array, label: int) -> None:
+        values = np.ascontiguousarray(prepared(image, self.recipe.size, self.recipe.channels))
+        if self.arrays is None:
+            self.arrays = self.allocate((sum(part.room for part in self.parts), *values.shape))
+        row = part.start + part.count
+        self.arrays[0][row], self.arrays[1][row] = values, label
+        part.digest.update(values)
+        part.count += 1
+
+
+def build(layout: Layout, recipe: Recipe, where: str, allocate: Allocate, progress: Progress | None = None) -> Rows:
     """Read the set once, in order, into arrays that `allocate` gives for the shape (M, C, H, W).
 
     No more than one piece of the set is in memory. `progress` is told how many images each step was. Raises LFMError
@@ -77,39 +109,19 @@ def build(
     is_test = _is_test(layout, recipe, where)
     train_room, test_room = (_room(is_test, part, recipe, where) for part in (False, True))
     parts = (_Part(0, train_room), _Part(train_room, test_room))
-    alike = Alike(recipe.size, recipe.channels)
-    stored: tuple[Array, Array] | None = None
-    skipped, end, labelled = 0, 0, False
+    filling = _Filling(recipe, allocate, parts, Alike(recipe.size, recipe.channels))
+    end = 0
     for piece in layout.train + layout.test:
-        of_test = is_test[end : end + piece.count]
+        of_test = is_test[end : end + piece.count].astype(int)
         end += piece.count
         if all(parts[part].full for part in set(of_test.tolist())):
             continue
-        try:
-            images, labels = piece.read()
-        except CorruptImage:
-            if recipe.on_corrupt != "skip":
-                raise
-            skipped += piece.count
-            continue
-        labelled = labels is not None
-        for index, (image, test) in enumerate(zip(images, of_test, strict=True)):
-            part = parts[test]
-            if part.full:
-                continue
-            alike.check(piece.name(index), image.shape)
-            values = np.ascontiguousarray(prepared(image, recipe.size, recipe.channels))
-            stored = stored or allocate((train_room + test_room, *values.shape))
-            row = part.start + part.count
-            stored[0][row], stored[1][row] = values, -1 if labels is None else labels[index]
-            part.digest.update(values)
-            part.count += 1
+        filling.add(piece, of_test)
         if progress is not None:
             progress(piece.count)
-    if stored is None or not all(part.count for part in parts):
-        raise LFMError(f"{where}: has no image that can be read in one of its parts ({skipped} skipped); copy it anew")
-    _check_asked(parts, recipe, where, skipped)
-    return Rows(*stored, _facts(stored, parts, skipped, labelled))
+    _check_filled(parts, recipe, where, filling.skipped)
+    assert filling.arrays is not None
+    return Rows(*filling.arrays, _facts(filling))
 
 
 def _is_test(layout: Layout, recipe: Recipe, where: str) -> Array:
@@ -134,28 +146,31 @@ def _room(is_test: Array, part: bool, recipe: Recipe, where: str) -> int:
     return available if asked is None else asked
 
 
-def _check_asked(parts: tuple[_Part, _Part], recipe: Recipe, where: str, skipped: int) -> None:
-    for part, (field_name, asked) in zip(parts, (("n_train", recipe.n_train), ("n_test", recipe.n_test)), strict=True):
+def _check_filled(parts: tuple[_Part, _Part], recipe: Recipe, where: str, skipped: int) -> None:
+    for part, purpose, asked in zip(parts, ("train", "test"), (recipe.n_train, recipe.n_test), strict=True):
+        if not part.count:
+            raise LFMError(f"{where}: holds no readable image to {purpose} on ({skipped} skipped); copy it anew")
         if asked is not None and part.count < asked:
             raise LFMError(
-                f"data.{field_name}: {asked} is more than the {part.count} readable images of {where} "
+                f"data.n_{purpose}: {asked} is more than the {part.count} readable images of {where} "
                 f"({skipped} skipped); ask for fewer"
             )
 
 
-def _facts(stored: tuple[Array, Array], parts: tuple[_Part, _Part], skipped: int, labelled: bool) -> dict[str, Any]:
-    pixels, labels = stored
-    for part in parts:
+def _facts(filling: _Filling) -> dict[str, Any]:
+    assert filling.arrays is not None
+    pixels, labels = filling.arrays
+    for part in filling.parts:
         rows = slice(part.start, part.start + part.count)
-        part.digest.update(f"{(part.count, *pixels.shape[1:])} {labelled}\n".encode())
+        part.digest.update(f"{(part.count, *pixels.shape[1:])} {filling.labelled}\n".encode())
         part.digest.update(np.ascontiguousarray(labels[rows], dtype="<i8"))
-    train, test = parts
+    train, test = filling.parts
     return {
         "n_train": train.count,
         "n_test": test.count,
         "test_start": test.start,
-        "skipped": skipped,
-        "labelled": labelled,
+        "skipped": filling.skipped,
+        "labelled": filling.labelled,
         "sha256": train.digest.hexdigest(),
         "test_sha256": test.digest.hexdigest(),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_policy.data.image_building import Progress, Recipe, Rows, build
+from lfm_policy.data.image_building import Allocate, Progress, Recipe, Rows, build
 from lfm_policy.data.image_files import Layout
 from lfm_policy.data.image_preparation import FILTER
 from lfm_policy.flow.errors import LFMError
@@ -89,9 +89,7 @@ def read_rows(folder: Path, key: str) -> Rows | None:
     return Rows(pixels, labels, facts["rows"]) if whole else None
 
 
-def _write(
-    folder: Path, key: str, recipe: Recipe, fill: Callable[[Callable[[tuple[int, ...]], tuple[Array, Array]]], Rows]
-) -> None:
+def _write(folder: Path, key: str, recipe: Recipe, fill: Callable[[Allocate], Rows]) -> None:
     rows = fill(lambda shape: _allocate(folder, shape))
     assert isinstance(rows.pixels, np.memmap)
     rows.pixels.flush()

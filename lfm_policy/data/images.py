@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lfm_policy.data.image_building import Progress, Recipe, Rows, build
 from lfm_policy.data.image_cache import cached
-from lfm_policy.data.image_files import Layout, read_cifar10, read_digits, read_idx, read_imagenet32, read_npz
+from lfm_policy.data.image_files import Layout, read_cifar10, read_digits, read_idx
+from lfm_policy.data.image_folders import read_folder
+from lfm_policy.data.image_npz import read_imagenet32, read_npz
 from lfm_policy.flow.errors import LFMError
 
 __all__ = ["READERS", "ImageDataConfig", "ImageSet", "ImageSource", "Images", "load_images", "to_pixels", "to_unit"]
@@ -28,6 +30,7 @@ READERS: dict[str, Callable[[Path], Layout]] = {
     "cifar10": read_cifar10,
     "imagenet32": read_imagenet32,
     "npz": read_npz,
+    "folder": read_folder,
 }
 NAMES = ("digits", *READERS)
 
