@@ -52,7 +52,7 @@ class DistillRun:
         self.folder = Path(config.output_dir) / f"distilled_{n_students}"
         check_output_dir(str(self.folder), config.resume, config.overwrite, find_run)
         self.model = new_students(teacher, flow, n_students, settings, config.seed)
-        self.model.to(torch.device(config.device))
+        self.model.flow.to(torch.device(config.device))
         assert isinstance(self.model.flow, DistilledFlow)
         self.distiller = Distiller(
             flow, n_students, teacher.shape, settings.options(), None, list(self.model.flow.fields), config.seed

@@ -53,7 +53,7 @@ class ImageRun:
         check_output_dir(config.output_dir, config.resume, config.overwrite, find_run)
         self.images = read_images(config)
         self.model = build_model(config, self.images.shape)
-        self.model.to(torch.device(config.device))
+        self.model.flow.to(torch.device(config.device))
         assert isinstance(self.model.flow, LocalFlow)
         self.flow = self.model.flow
         self._interruption = Interruption()

@@ -8,7 +8,7 @@ from typing import Literal
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
-TIME_SCALE = 1000.0  # diffusers' sinusoids are made for steps 0 … 1000
+from lfm_policy.nets.embedding import TimeEmbedding
 
 
 class UNet2d(nn.Module):
@@ -70,12 +70,23 @@ class UNet2d(nn.Module):
             upsample_type=resample,
             resnet_time_scale_shift="scale_shift" if scale_shift else "default",
         )
+        # diffusers' own sinusoids are made for steps 0 … 1000 and computed in float32 whatever the network is in
+        self.unet.time_proj = TimeEmbedding(channels[0])
+        _without_dropout(self.unet)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1], cond None -> velocity (B, C, H, W)."""
         if cond is not None:
             raise ValueError("network: this UNet takes no condition")
-        return self.unfold(self.unet(self.fold(x), TIME_SCALE * t, return_dict=False)[0])
+        return self.unfold(self.unet(self.fold(x), t, return_dict=False)[0])
+
+
+def _without_dropout(network: nn.Module) -> None:
+    """Take out dropouts, all of rate 0: in training they copy, and the other layout changes the rounding."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, nn.Identity())
 
 
 def _check(

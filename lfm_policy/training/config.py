@@ -29,6 +29,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "network.embedding_dim",
             "flow.n_subflows",
             "flow.push_steps",
+            "flow.push_batch_size",
             "training.steps",
             "training.epochs",
             "training.accumulate",
@@ -142,6 +143,7 @@ class FlowConfig:
         initial_diffusion: OU time by which the data are diffused before all else.
         push_method: solver that pushes the data on.
         push_steps: its steps per sub-flow.
+        push_batch_size: samples that are pushed at a time.
     """
 
     n_subflows: int = 4
@@ -158,6 +160,7 @@ class FlowConfig:
     initial_diffusion: float = 0.0
     push_method: Literal["euler", "midpoint", "heun", "rk4", "dopri5"] = "midpoint"
     push_steps: int = 4
+    push_batch_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -291,4 +294,5 @@ def fit_options(training: TrainingConfig, flow: FlowConfig, n_samples: int) -> F
         warm_start=flow.warm_start,
         initial_diffusion=flow.initial_diffusion,
         push_solver=Solver(flow.push_method, flow.push_steps),
+        push_batch_size=flow.push_batch_size,
     )

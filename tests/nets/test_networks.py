@@ -43,6 +43,8 @@ def test_gradient_reaches_every_row_of_every_weight(name: str) -> None:
     network = variant.build()
     network(*variant.inputs(8)).pow(2).sum().backward()
     for weight_name, weight in network.named_parameters():
+        if weight_name.endswith("to_k.bias"):
+            continue  # adds the same to all of a query's scores, so attention does not change
         assert (weight.grad.reshape(len(weight), -1).abs().sum(1) > 0).all(), weight_name
 
 

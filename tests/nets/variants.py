@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lfm_policy.nets import MLP, UNet1d
 from lfm_policy.nets.mlp import ACTIVATIONS
+from lfm_policy.nets.unet2d import UNet2d
 
 COND = 5
 
@@ -52,6 +54,16 @@ def _variants() -> dict[str, Variant]:
             channels = (16, 24, 32)[:levels]
             make = lambda c=channels, cond=cond: UNet1d(2, cond, c, kernel_size=3, embedding_dim=16)  # noqa: E731
             found[f"UNet1d, {levels} level{'s' * (levels > 1)}{suffix}"] = Variant(make, (8, 2), cond)
+    images: dict[str, tuple[int, dict[str, Any]]] = {
+        "UNet2d": (1, {}),
+        "UNet2d, patches": (1, {"patch_size": 2}),
+        "UNet2d, colour, attention": (3, {"attention": (1,), "head_dim": 8, "layers_per_block": 2}),
+        "UNet2d, ADM's blocks": (3, {"resample": "resnet", "scale_shift": True}),
+    }
+    for name, (colours, options) in images.items():
+        shape, options = (colours, 4, 4), {"layers_per_block": 1, "n_groups": 4, **options}
+        make = lambda shape=shape, options=options: UNet2d(shape, (8, 16), **options)  # noqa: E731
+        found[name] = Variant(make, shape, 0)
     return found
 
 
