@@ -72,21 +72,19 @@ class UNet2d(nn.Module):
         )
         # diffusers' own sinusoids are made for steps 0 … 1000 and computed in float32 whatever the network is in
         self.unet.time_proj = TimeEmbedding(channels[0])
-        _without_dropout(self.unet)
+        self.train()
+
+    def train(self, mode: bool = True) -> UNet2d:
+        """Set the mode, in which nothing differs: diffusers would only copy tensors, which changes their rounding."""
+        super().train(mode)
+        self.unet.eval()
+        return self
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1], cond None -> velocity (B, C, H, W)."""
         if cond is not None:
             raise ValueError("network: this UNet takes no condition")
         return self.unfold(self.unet(self.fold(x), t, return_dict=False)[0])
-
-
-def _without_dropout(network: nn.Module) -> None:
-    """Take out dropouts, all of rate 0: in training they copy, and the other layout changes the rounding."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Dropout):
-                setattr(module, name, nn.Identity())
 
 
 def _check(
