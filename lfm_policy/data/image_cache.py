@@ -67,8 +67,8 @@ def cache_key(layout: Layout, recipe: Recipe, path: Path) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     root = path if path.is_dir() else path.parent
     for file in layout.files:
-        status = file.stat()
-        name = file.relative_to(root).as_posix()
+        status = os.stat(file)
+        name = file.removeprefix(f"{root}/")
         digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:40]
 

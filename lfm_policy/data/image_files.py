@@ -55,7 +55,7 @@ class Layout:
 
     train: tuple[Piece, ...]
     test: tuple[Piece, ...]
-    files: tuple[Path, ...] = ()
+    files: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     note: str = ""
 
@@ -86,7 +86,7 @@ def read_idx(path: Path) -> Layout:
     if labelled and len(labelled) < len(parts):
         raise LFMError(f"{path}: has {labelled[0].name} but not the other part's labels; add them or remove it")
     pieces = [_idx_piece(images, labels) for images, labels in parts]
-    files = tuple(file for part in parts for file in part if file is not None)
+    files = tuple(str(file) for part in parts for file in part if file is not None)
     return Layout((pieces[0],), tuple(pieces[1:]), files)
 
 
@@ -148,7 +148,7 @@ def read_cifar10(path: Path) -> Layout:
     classes = tuple(meta.read_text().split()) if meta.is_file() else None
     if classes is not None and len(classes) != 10:
         raise LFMError(f"{meta}: names {len(classes)} classes, not 10; copy it anew or remove it")
-    return Layout(pieces[:-1], pieces[-1:], (*files, meta) if classes else files, classes)
+    return Layout(pieces[:-1], pieces[-1:], tuple(map(str, [*files, meta] if classes else files)), classes)
 
 
 def _cifar_count(file: Path) -> int:

@@ -60,17 +60,17 @@ def read_folder(path: Path) -> Layout:
     number = {name: index for index, name in enumerate(classes or ())}
     left_out = len(names) - len(train) - len(test)
 
-    def pieces(part: dict[str, Words]) -> tuple[Piece, ...]:
-        labels = [number[inner[0]] if classes else None for inner in part.values()]
-        return tuple(
-            Piece(told, 1, partial(_decoded, told, partial(read, name), label))
-            for name, label in zip(part, labels, strict=True)
-            for told in [f"{path}: {name}" if path.is_file() else str(path / name)]
-        )
+    # strings rather than paths: a set may have a million pictures
+    between = "/" if path.is_dir() else ": "
 
-    files = tuple(path / name for name in names) if path.is_dir() else (path,)
+    def piece(name: str, inner: Words) -> Piece:
+        where = f"{path}{between}{name}"
+        return Piece(where, 1, partial(_decoded, where, partial(read, name), number[inner[0]] if classes else None))
+
+    parts = [tuple(piece(name, inner) for name, inner in part.items()) for part in (train, test)]
+    files = tuple(f"{path}/{name}" for name in names) if path.is_dir() else (str(path),)
     note = f", {left_out} pictures outside its parts left out" if left_out else ""
-    return Layout(pieces(train), pieces(test), files, classes, note)
+    return Layout(parts[0], parts[1], files, classes, note)
 
 
 def split_parts(names: Sequence[str]) -> tuple[dict[str, Words], dict[str, Words]]:
@@ -140,7 +140,8 @@ def _walked(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
             inner.clear()
             continue
         seen.add(real)
-        names += [(Path(directory) / name).relative_to(folder).as_posix() for name in files if _is_picture(name)]
+        below = directory[len(str(folder)) :].strip(os.sep).replace(os.sep, "/")
+        names += [f"{below}/{name}" if below else name for name in files if _is_picture(name)]
     return sorted(names), lambda name: (folder / name).read_bytes()
 
 

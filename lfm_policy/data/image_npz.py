@@ -27,7 +27,7 @@ def read_imagenet32(path: Path) -> Layout:
     names = [f"train_data_batch_{number}.npz" for number in range(1, 11)] + ["val_data.npz"]
     files = all_there(folder, names, "ImageNet-32 as npz (Imagenet32_train_npz, Imagenet32_val_npz), in one folder")
     pieces = tuple(_imagenet_piece(file) for file in files)
-    return Layout(pieces[:-1], pieces[-1:], files)
+    return Layout(pieces[:-1], pieces[-1:], tuple(map(str, files)))
 
 
 def _imagenet_piece(file: Path) -> Piece:
@@ -60,8 +60,8 @@ def read_npz(path: Path) -> Layout:
         test = (_npz_piece(path, headers, "x_test", "y_test"),) if "x_test" in headers else ()
         if test and ("y_train" in headers) != ("y_test" in headers):
             raise LFMError(f"{path}: has only one of y_train and y_test; store both, or neither")
-        return Layout((train,), test, (path,))
-    return Layout((_npz_piece(path, headers, _images_key(path, headers), "labels"),), (), (path,))
+        return Layout((train,), test, (str(path),))
+    return Layout((_npz_piece(path, headers, _images_key(path, headers), "labels"),), (), (str(path),))
 
 
 def _images_key(path: Path, headers: dict[str, Header]) -> str:

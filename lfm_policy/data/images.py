@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def _images(config: ImageDataConfig, rows: Rows, layout: Layout, source: str, se
     channels, height, width = rows.pixels.shape[1:]
     identity = {
         "name": config.name,
-        "file": None if config.path is None else Path(config.path).name,
+        "file": None if config.path is None else Path(os.path.abspath(config.path)).name,
         "channels": channels,
         "size": [height, width],
         **{key: facts[key] for key in ("n_train", "n_test", "skipped", "sha256", "test_sha256")},

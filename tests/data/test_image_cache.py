@@ -131,6 +131,7 @@ DAMAGES = {
     "facts of none": ("cache.json", lambda file: file.write_text("[]")),
     "other shape": ("pixels.npy", lambda file: np.save(file, np.zeros((5, 1, 6, 6), dtype=np.uint8))),
     "other dtype": ("pixels.npy", lambda file: np.save(file, np.zeros((5, 3, 6, 6)))),
+    "too few labels": ("labels.npy", lambda file: np.save(file, np.load(file)[:-1])),
     "no labels": ("labels.npy", lambda file: file.unlink()),
     "no pixels": ("pixels.npy", lambda file: file.unlink()),
     "no facts": ("cache.json", lambda file: file.unlink()),

@@ -90,7 +90,7 @@ def test_linked_folders_are_walked_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "p" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "p" / "a" / "loop").symlink_to(tmp_path / "p")
     layout = read_folder(tmp_path / "p")
-    assert [file.relative_to(tmp_path / "p").as_posix() for file in layout.files] == ["a/0.png", "b/1.png"]
+    assert list(layout.files) == [f"{tmp_path}/p/a/0.png", f"{tmp_path}/p/b/1.png"]
     assert layout.classes == ("a", "b")
 
 

@@ -35,7 +35,7 @@ def test_a_source_gives_the_set_and_its_mirror_images() -> None:
     images = noise(5).transpose(0, 3, 1, 2)
     source: Source = ImageSource(ImageSet(images), flips=True)
     assert len(source) == 10
-    index = torch.tensor([3, 8, 0, 9])
+    index = torch.tensor([4, 5, 0, 9])
     x, condition = source.batch(index)
     assert condition is None
     assert x.shape == (4, 3, 6, 6)
@@ -199,6 +199,16 @@ def test_identity_is_that_of_what_is_learned_from(numbered: Path) -> None:
     assert identity()["sha256"] != first["sha256"], "without labels"
     np.savez_compressed(numbered, **stored)
     assert identity() == first, "however it is stored"
+
+
+def test_identity_names_the_folder_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "p" / "a", {f"{k}.png": image for k, image in enumerate(noise(3))})
+    identities = [load(tmp_path / "p" / "a", "folder").identity]
+    for start, path in (("p", "a"), ("p/a", "."), ("p/a", "../a/")):
+        monkeypatch.chdir(tmp_path / start)
+        identities.append(load(Path(path), "folder", cache_dir=str(tmp_path / "p" / "cache")).identity)
+    assert identities == [{**identities[0], "file": "a"}] * 4
+    assert len(list((tmp_path / "p" / "cache").iterdir())) == 1
 
 
 def test_a_set_is_the_same_whatever_its_format(tmp_path: Path) -> None:
