@@ -110,7 +110,9 @@ def _square_root(name: str, cov: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     if values[0] < -1e-6 * values.abs().max() or not torch.allclose(cov, cov.T, rtol=1e-6):
         raise LFMError(f"{name}: is no covariance (not symmetric, or with an eigenvalue of {values[0].item():.3g})")
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # what eigh leaves of zeros would count with its root, a hundred million times as large
+    smallest = len(cov) * torch.finfo(cov.dtype).eps * values[-1]
+    return vectors * torch.where(values > smallest, values, 0).sqrt() @ vectors.T
 
 
 def _check_features(name: str, features: Tensor, least: int) -> None:
