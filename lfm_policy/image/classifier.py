@@ -35,33 +35,46 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ClassifierOptions(Optimization):
+class ClassifierOptions:
     """How a classifier is made.
 
     Args:
         steps: of training.
+        batch_size: images per step.
+        learning_rate: its peak; it falls to zero by a cosine.
+        weight_decay: of AdamW.
+        warmup_steps: linear warm-up, at most half of all steps.
         width: channels after the first of three convolutions; each further one doubles them. A multiple of 8.
         n_features: of the layer before the classes.
     """
 
+    steps: int = 2000
     batch_size: int = 128
     learning_rate: float = 1e-2
-    beta1: float = 0.9
     weight_decay: float = 1e-2
     warmup_steps: int = 100
-    max_grad_norm: float | None = 1.0
-    steps: int = 2000
     width: int = 32
     n_features: int = 64
 
     def check(self) -> None:
         """Raise LFMError with the name of the first impossible setting."""
-        super().check()
+        self.optimization().check()
         for name in ("steps", "n_features"):
             if getattr(self, name) < 1:
                 raise LFMError(f"{name}: {getattr(self, name)} must be at least 1")
         if self.width < 1 or self.width % GROUPS:
             raise LFMError(f"width: {self.width} is not a multiple of {GROUPS}")
+
+    def optimization(self) -> Optimization:
+        """As the flow core takes it."""
+        return Optimization(
+            self.batch_size,
+            self.learning_rate,
+            beta1=0.9,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            max_grad_norm=1.0,
+        )
 
 
 class ClassifierNetwork(nn.Module):
@@ -137,7 +150,7 @@ def train_classifier(
         torch.manual_seed(named_seed(seed, "classifier"))  # torch's initialisers know only the global generator
         network = ClassifierNetwork(images.shape[0], len(classes), options.width, options.n_features)
     average = deepcopy(network).requires_grad_(False).eval()
-    descent = Descent(network, average, options)
+    descent = Descent(network, average, options.optimization())
     order = BatchOrder(len(images.train), options.batch_size, named_seed(seed, "classifier"))
     for step in range(options.steps):
         index = order(step)
