@@ -67,9 +67,12 @@ def cache_key(layout: Layout, recipe: Recipe, path: Path) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     root = path if path.is_dir() else path.parent
     for file in layout.files:
-        status = os.stat(file)
-        name = file.removeprefix(f"{root}/")
-        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
+        try:
+            status = os.stat(file)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:  # a link to nothing: a picture that cannot be read, as whoever reads it will tell
+            state = "missing"
+        digest.update(f"\n{file.removeprefix(f'{root}/')} {state}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:40]
 
 

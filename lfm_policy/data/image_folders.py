@@ -133,7 +133,11 @@ def _decoded(where: str, read: Callable[[], bytes], label: int | None) -> tuple[
 def _walked(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """Names below the folder, in order, through links too, and how to read one."""
     names, seen = [], set()
-    for directory, inner, files in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise LFMError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable") from error
+
+    for directory, inner, files in os.walk(folder, onerror=refuse, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith(".")]
         real = os.path.realpath(directory)
         if real in seen:  # a link back to where the walk has been

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +94,29 @@ def test_linked_folders_are_walked_and_loops_end(tmp_path: Path) -> None:
     layout = read_folder(tmp_path / "p")
     assert list(layout.files) == [f"{tmp_path}/p/a/0.png", f"{tmp_path}/p/b/1.png"]
     assert layout.classes == ("a", "b")
+
+
+def test_a_link_to_nothing_is_an_unreadable_picture(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", {f"{k}.png": image for k, image in enumerate(noise(3))})
+    (tmp_path / "p" / "3.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(LFMError, match=r"p/3.png: cannot be read as an 8-bit picture .*No such file"):
+        load(tmp_path / "p", "folder")
+    assert load(tmp_path / "p", "folder", on_corrupt="skip").skipped == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures would be missing unseen."""
+    write_pictures(tmp_path / "p", {f"{'ab'[k]}/{k}.png": image for k, image in enumerate(noise(2))})
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(LFMError, match=r"p/b: cannot be listed \(Permission denied\)"):
+        load(tmp_path / "p", "folder")
 
 
 def saved(picture: Image.Image, file: Path, **options: object) -> np.ndarray:
