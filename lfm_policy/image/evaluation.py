@@ -32,10 +32,10 @@ def evaluate_pipeline(config: ImageConfig, pipeline: str | Path, features: str |
             f"data: images are {'x'.join(map(str, images.shape))}, those of {pipeline} "
             f"{'x'.join(map(str, pipe.flow.shape))}; give the set that it was trained on"
         )
-    network = load_features(features, config.device)
+    network = load_features(features, config.device, images.shape)
     with progress_bar("drawing", n, unit="image") as bar:
         drawn = generate(pipe, n, config.seed, progress=bar.update)
-    real = torch.from_numpy(images.test.pixels[:])
+    real = images.test.pixels
     nfe = pipe.nfe()
     macs = evaluation_macs(pipe.flow)
     return {
@@ -45,7 +45,7 @@ def evaluate_pipeline(config: ImageConfig, pipeline: str | Path, features: str |
         "multiply_adds": None if nfe is None else nfe * macs,
         "parameters": count_parameters(pipe.flow),
         "drawn": evaluate_images(real, drawn, network),
-        "floor": evaluate_images(real, torch.from_numpy(images.train.pixels[:n].copy()), network),
+        "floor": evaluate_images(real, images.train.pixels[:n], network),
     }
 
 
@@ -57,6 +57,8 @@ def told(found: dict[str, Any]) -> str:
         figures = f"{row['frechet_distance']:10.3f}{row['precision']:11.3f}{row['recall']:9.3f}"
         lines.append(f"{label:12}{figures}   {row['n_fake']:,} images")
     drawn = found["drawn"]
-    lines.append(f"against {drawn['n_real']:,} test images; features {drawn['features']} ({drawn['sha256'][:12]})")
+    lines.append(
+        f"against {drawn['n_real']:,} test images; features {drawn['features']} ({drawn['features_sha256'][:12]})"
+    )
     lines.append(f"{found['nfe']} network evaluations, {found['multiply_adds']:,} multiply-adds a sample")
     return "\n".join(lines)
