@@ -161,6 +161,9 @@ def test_equal_points_are_inside_and_others_are_not() -> None:
     assert precision_recall(cloud, cloud) == (1, 1)
     assert precision_recall(cloud, other) == (0.5, 1)
     assert precision_recall(cloud, cloud + 1e-2) == (0, 0)
+    for seed in range(6):
+        points = 1e3 * normal(5, 64, seed=seed)
+        assert precision_recall(points.repeat_interleave(4, dim=0), points.repeat(9, 1)) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_training_is_a_function_of_images_options_and_seed() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(train_classifier(images, QUICK, 4)))
+    whole = replace(QUICK, steps=1, batch_size=len(images.train))  # in any order: only first weights can differ
+    starts = [weights(train_classifier(images, whole, seed)) for seed in (3, 4)]
+    assert (starts[0] - starts[1]).abs().max() > 0.1
     assert steps == [1, 2, 3, 4]
 
 
