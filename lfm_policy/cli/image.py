@@ -35,6 +35,7 @@ def main(arguments: list[str], prog: str) -> int:
     parser = _parser(prog, ACTIONS[action])
     if action == "classifier":
         parser.add_argument("--out", required=True, help="file to write, .safetensors")
+        parser.add_argument("--steps", type=int, default=2000, help="optimiser steps, of 128 images each")
     if action == "evaluate":
         parser.add_argument("--features", required=True, help="feature network: a classifier's file, or weights")
         parser.add_argument("--n", type=int, default=10_000, help="images to draw")
@@ -42,7 +43,9 @@ def main(arguments: list[str], prog: str) -> int:
         parser.add_argument("--json", help="file to write; evaluation.json beside the pipeline, if not given")
     values = parser.instantiate(parser.parse_args(rest)).as_dict()
     values.pop("config", None)
-    extras = {name: values.pop(name) for name in ("out", "features", "n", "pipeline", "json") if name in values}
+    extras = {
+        name: values.pop(name) for name in ("out", "steps", "features", "n", "pipeline", "json") if name in values
+    }
     functions: dict[str, Callable[..., int]] = {
         "train": train,
         "distill": distill,
@@ -138,8 +141,10 @@ def sample(
     return 0
 
 
-def classifier(config: ImageConfig, out: str) -> int:
+def classifier(config: ImageConfig, out: str, steps: int) -> int:
     """Train a classifier of the config's images and write it."""
+    import torch
+
     from lfm_policy.evaluation.files import check_outputs, check_suffix
     from lfm_policy.image.classifier import ClassifierOptions, save_classifier, train_classifier
     from lfm_policy.image.run import read_images
@@ -147,7 +152,9 @@ def classifier(config: ImageConfig, out: str) -> int:
 
     check_outputs({"out": out}, config.overwrite)
     check_suffix("out", out, (".safetensors",))
-    images, options = read_images(config), ClassifierOptions()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    images, options = read_images(config), ClassifierOptions(steps=steps)
     with progress_bar("training a classifier", options.steps, unit="step") as bar:
         trained = train_classifier(images, options, config.seed, lambda *_: bar.update())
     save_classifier(trained, Path(out))
