@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ class DiskStore:
 
     A file of float32 grows by a piece at a time; a line of JSON beside it says how many are in it and which weights
     made them. A resumed run that pushes with the same weights goes on there; other weights begin anew. Samples of
-    p_(n-1) are removed once those of p_n are complete.
+    p_(n-2) are removed when those of p_n are begun: a run that is killed before sub-flow n + 1 has a checkpoint goes on
+    from sub-flow n's, which needs p_(n-1).
 
     Args:
         folder: is made when it is needed.
@@ -40,37 +42,22 @@ class DiskStore:
 
     def __call__(self, push: Push) -> Tensor:
         """The samples (M, *shape), mapped from disk. LFMError where the disk is full; PushStopped when asked to."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{SPLITS[push.split]}_{push.n}.f32"
         note = file.with_suffix(".json")
         made_by = fingerprint(push.network)
         done, shape = _progress(note, file, made_by)
+        self._remove(push.split, push.n - 2)
         description = f"pushing through sub-flow {push.n}"
         with progress_bar(description, push.n_pieces, done=done, unit="piece") as bar:
             for i in range(done, push.n_pieces):
                 if self.asked_to_stop():
                     raise PushStopped
-                shape = self._append(file, push.make(i), [0, *shape[1:]] if i == 0 else shape)
-                _write(note, {"made_by": made_by, "pieces": i + 1, "shape": shape})
+                piece = push.make(i)
+                with _writing(file):
+                    shape = _append(file, piece, shape)
+                    _write(note, {"made_by": made_by, "pieces": i + 1, "shape": shape})
                 bar.update()
-        self._remove(push.split, push.n - 1)
         return torch.from_numpy(np.memmap(file, np.float32, "c", shape=tuple(shape)))
-
-    def _append(self, file: Path, piece: Tensor, shape: list[int]) -> list[int]:
-        """Write a piece behind what is known to be whole; the shape of all."""
-        written = int(np.prod(shape)) * 4
-        try:
-            with file.open("r+b" if written else "wb") as out:
-                out.truncate(written)
-                out.seek(written)
-                out.write(piece.float().cpu().contiguous().numpy().tobytes())
-                out.flush()
-                os.fsync(out.fileno())
-        except OSError as error:
-            raise LFMError(
-                f"{file}: cannot be written ({error.strerror}); free space and continue with --resume true"
-            ) from error
-        return [shape[0] + len(piece), *piece.shape[1:]]
 
     def _remove(self, split: int, n: int) -> None:
         for suffix in (".json", ".f32"):
@@ -108,9 +95,34 @@ def _progress(note: Path, file: Path, made_by: str) -> tuple[int, list[int]]:
         whole = file.stat().st_size >= int(np.prod(found["shape"])) * 4
         if found["made_by"] == made_by and whole:
             return found["pieces"], found["shape"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     return 0, []
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """LFMError of a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        raise LFMError(
+            f"{file}: cannot be written ({error.strerror}); free space and continue with --resume true"
+        ) from error
+
+
+def _append(file: Path, piece: Tensor, shape: list[int]) -> list[int]:
+    """Write a piece behind what is known to be whole, of `shape` ([] for nothing); the shape of all."""
+    count = shape[0] if shape else 0
+    written = count * piece[0].numel() * 4
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("r+b" if count else "wb") as out:
+        out.truncate(written)
+        out.seek(written)
+        out.write(piece.float().cpu().contiguous().numpy().tobytes())
+        out.flush()
+        os.fsync(out.fileno())
+    return [count + len(piece), *piece.shape[1:]]
 
 
 def _write(file: Path, values: dict[str, object]) -> None:
