@@ -53,9 +53,9 @@ class PushedSource:
 
 
 def parts(count: int, n_parts: int) -> Iterator[slice]:
-    """0 … count-1 in at most `n_parts` consecutive slices of nearly equal size, none of them empty."""
-    size = -(-count // n_parts)
-    yield from (slice(i, i + size) for i in range(0, count, size))
+    """0 … count-1 in `n_parts` consecutive slices whose sizes differ by one at most; none is empty: fewer may do."""
+    n = min(n_parts, count)
+    yield from (slice(i * count // n, (i + 1) * count // n) for i in range(n))
 
 
 def slices(count: int, size: int) -> Iterator[Tensor]:
