@@ -46,7 +46,7 @@ class Noting(MLP):
     rows: list[int] = []  # noqa: RUF012
     conditions: list[Tensor | None] = []  # noqa: RUF012
     alive: list[int] = []  # noqa: RUF012
-    saved: weakref.WeakSet[Saved] = weakref.WeakSet()
+    saved: weakref.WeakSet[Saved] = weakref.WeakSet()  # noqa: RUF012
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled():
