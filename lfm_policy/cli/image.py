@@ -83,7 +83,7 @@ def distill(config: ImageConfig) -> int:
 
 def sample(
     pipeline: str,
-    out: str,
+    out: str = "samples.png",
     n: int = 64,
     seed: int = 0,
     method: str | None = None,

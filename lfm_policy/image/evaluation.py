@@ -15,6 +15,8 @@ from lfm_policy.image.model import count_parameters, evaluation_macs
 from lfm_policy.image.run import read_images
 from lfm_policy.progress import progress_bar
 
+LEAST = 5  # images: precision and recall look at three neighbours of each
+
 
 def evaluate_pipeline(config: ImageConfig, pipeline: str | Path, features: str | Path, n: int) -> dict[str, Any]:
     """Fréchet distance, precision and recall of `n` images drawn from a pipeline, against the test images.
@@ -22,8 +24,8 @@ def evaluate_pipeline(config: ImageConfig, pipeline: str | Path, features: str |
     `floor` has the same of as many training images: what a generator that knew the law would reach, about. Beside
     them stand the feature network's name and hash, the numbers of images, and what a sample costs.
     """
-    if n < 2:
-        raise LFMError(f"--n {n}: must be 2 or more")
+    if n < LEAST:
+        raise LFMError(f"--n {n}: must be {LEAST} or more")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pipe, images = load_pipeline(pipeline, config.device), read_images(config)
