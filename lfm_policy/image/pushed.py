@@ -46,7 +46,9 @@ class DiskStore:
         note = file.with_suffix(".json")
         made_by = fingerprint(push.network)
         done, shape = _progress(note, file, made_by)
-        self._remove(push.split, push.n - 2)
+        with _writing(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove(push.split, push.n - 2)
         description = f"pushing through sub-flow {push.n}"
         with progress_bar(description, push.n_pieces, done=done, unit="piece") as bar:
             for i in range(done, push.n_pieces):
@@ -102,7 +104,7 @@ def _progress(note: Path, file: Path, made_by: str) -> tuple[int, list[int]]:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[None]:
-    """LFMError of a disk that is full."""
+    """LFMError where a disk is full or does not let itself be written."""
     try:
         yield
     except OSError as error:
@@ -115,7 +117,6 @@ def _append(file: Path, piece: Tensor, shape: list[int]) -> list[int]:
     """Write a piece behind what is known to be whole, of `shape` ([] for nothing); the shape of all."""
     count = shape[0] if shape else 0
     written = count * piece[0].numel() * 4
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("r+b" if count else "wb") as out:
         out.truncate(written)
         out.seek(written)
