@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise LFMError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where `path`'s folder is a file
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
