@@ -23,7 +23,7 @@ def load_pipeline(path: str | Path, device: str = "cpu") -> LFMPipeline:
     """The pipeline in a folder, or in the run's folder that it is; LFMError where there is none."""
     path = Path(path)
     if not path.is_dir():
-        raise LFMError(f"{path}: does not exist; give a pipeline's folder or the output_dir of `lfm image train`")
+        raise LFMError(f"{path}: is no folder; give a pipeline's folder or the output_dir of `lfm image train`")
     folder = path / PIPELINE if (path / PIPELINE).is_dir() else path
     check_folder(folder)
     shown = logging.is_progress_bar_enabled()

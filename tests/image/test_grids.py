@@ -27,7 +27,7 @@ def pixels(n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def shrunk(image: Image.Image) -> tuple[Array, int]:
-    """The sheet (H, W, C) before it was enlarged, and the factor: the largest that leaves squares of one colour each."""
+    """The sheet (H, W, C) before it was enlarged, and the factor: the largest that leaves squares of one colour."""
     array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     for factor in range(min(array.shape[:2]), 0, -1):
