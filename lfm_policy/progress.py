@@ -18,7 +18,9 @@ class Bar(tqdm):
         return super().display(*args, **kwargs)
 
 
-def progress_bar(description: str, total: int, shown: bool = True, done: int = 0, unit: str = "episode") -> tqdm[Any]:
+def progress_bar(
+    description: str, total: int | None, shown: bool = True, done: int = 0, unit: str = "episode"
+) -> tqdm[Any]:
     """A bar on stderr with rate and time left; in a log, where every state is a line, one in half a minute.
 
     It appears after a moment, so that what fails at once is told in one line.

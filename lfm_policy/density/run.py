@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.data.tables import Table
 from lfm_policy.density.config import DensityConfig
 from lfm_policy.density.fitting import Evaluation
@@ -19,7 +17,13 @@ from lfm_policy.density.storage import find_density, load_weights, read_descript
 from lfm_policy.flow import LFMError
 from lfm_policy.progress import progress_bar
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
-from lfm_policy.training.folder import RUN_PARTS, Interruption, check_output_dir, prepare_folder, remove_parts
+from lfm_policy.training.folder import (
+    RUN_PARTS,
+    Interruption,
+    check_output_dir,
+    leave_nothing,
+    prepare_folder,
+)
 from lfm_policy.training.logging import RunLog
 
 EVALUATION_FILE, PLOTS = "evaluation.json", "plots"
@@ -75,19 +79,12 @@ class DensityRun:
                         bar.set_description(self._told(seen), refresh=False)
                         bar.total = inner.total_steps  # early stopping takes steps off
         except LFMError:
-            self._leave_nothing()
+            leave_nothing(self.folder, PARTS)
             raise
         finally:
             bar.close()
             log.close()
         return self._save()
-
-    def _leave_nothing(self) -> None:
-        """Remove what was begun where there is nothing yet to resume from: the same command may then be given again."""
-        if not (self.folder / CHECKPOINTS).exists():
-            remove_parts(self.folder, PARTS)
-            with contextlib.suppress(OSError):  # there may be other files, the user's own
-                self.folder.rmdir()
 
     def _told(self, seen: Evaluation) -> str:
         n = f"sub-flow {seen.n} of {self.fitter.flow.n_subflows}" if seen.n else "all stretches together"

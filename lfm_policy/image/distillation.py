@@ -29,6 +29,7 @@ from lfm_policy.training.folder import (
     Interruption,
     check_output_dir,
     differences,
+    leave_nothing,
     plain,
     prepare_folder,
     remove_parts,
@@ -77,17 +78,21 @@ class DistillRun:
         """Distil to the end (or `stop_after`, or Ctrl-C); the students' pipeline, or the newest checkpoint's folder."""
         config, every = self.config, self.config.distillation
         prepare_folder(self.folder, config.to_dict(), config.overwrite, (*RUN_PARTS, PIPELINE))
-        checkpoint = train(
-            self.distiller,
-            self.folder,
-            self._interruption,
-            self.save,
-            self.pending,
-            _tell,
-            every.log_every,
-            every.checkpoint_every,
-            config.stop_after,
-        )
+        try:
+            checkpoint = train(
+                self.distiller,
+                self.folder,
+                self._interruption,
+                self.save,
+                self.pending,
+                _tell,
+                every.log_every,
+                every.checkpoint_every,
+                config.stop_after,
+            )
+        except LFMError:
+            leave_nothing(self.folder)
+            raise
         if not self.done:
             return checkpoint
         remove_parts(self.folder, (PIPELINE,))

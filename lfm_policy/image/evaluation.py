@@ -62,5 +62,6 @@ def told(found: dict[str, Any]) -> str:
     lines.append(
         f"against {drawn['n_real']:,} test images; features {drawn['features']} ({drawn['features_sha256'][:12]})"
     )
-    lines.append(f"{found['nfe']} network evaluations, {found['multiply_adds']:,} multiply-adds a sample")
+    if found["nfe"] is not None:
+        lines.append(f"{found['nfe']} network evaluations, {found['multiply_adds']:,} multiply-adds a sample")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lfm_policy.data.images import Images, ImageSet, ImageSource, load_images, to_pixels
-from lfm_policy.data.saved import CHECKPOINTS, find_folder, load_modules, read_description
+from lfm_policy.data.saved import find_folder, load_modules, read_description
 from lfm_policy.flow import Fitter, LFMError, LocalFlow, StepReport, named_generator
 from lfm_policy.flow.device import check_device
 from lfm_policy.flow.fit import WHOLE_CLOCK
@@ -30,7 +29,14 @@ from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import fit_options
-from lfm_policy.training.folder import RUN_PARTS, Interruption, check_output_dir, prepare_folder, remove_parts
+from lfm_policy.training.folder import (
+    RUN_PARTS,
+    Interruption,
+    check_output_dir,
+    leave_nothing,
+    prepare_folder,
+    remove_parts,
+)
 
 FORMAT, TYPE, IMAGE_FILE = 1, "image_flow", "image.json"
 SAMPLES, PUSHED = "samples", "pushed"
@@ -92,7 +98,7 @@ class ImageRun:
                 self._after_step,
             )
         except LFMError:
-            self._leave_nothing()
+            leave_nothing(self.folder, PARTS)
             raise
         if not self.done:
             return checkpoint
@@ -159,13 +165,6 @@ class ImageRun:
         name = f"subflow_{report.n}" if report.n else "all"
         save_grid(self.folder / SAMPLES / f"{name}_step_{report.step}.png", to_pixels(seen).cpu())
 
-    def _leave_nothing(self) -> None:
-        """Remove what was begun where there is nothing yet to resume from: the same command may then be given again."""
-        if not (self.folder / CHECKPOINTS).exists():
-            remove_parts(self.folder, PARTS)
-            with contextlib.suppress(OSError):  # there may be other files, the user's own
-                self.folder.rmdir()
-
     def _resume(self) -> None:
         folder = find_run(self.folder)
         description = read_description(folder / IMAGE_FILE, TYPE, FORMAT, "image flow")
@@ -192,7 +191,7 @@ def find_run(path: Path) -> Path:
 
 def read_images(config: ImageConfig) -> Images:
     """The set that a config names, with a bar while its files are decoded."""
-    with progress_bar("reading images", 0, unit="image") as bar:
+    with progress_bar("reading images", None, unit="image") as bar:
         return load_images(config.data, config.seed, bar.update)
 
 

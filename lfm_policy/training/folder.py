@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.flow import LFMError
 
 CONFIG_FILE = "config.yaml"
-RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", "checkpoints")
+RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", CHECKPOINTS)
 
 
 def check_output_dir(output_dir: str, resume: bool, overwrite: bool, find: Callable[[Path], Path]) -> None:
@@ -48,6 +50,14 @@ def remove_parts(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
     for part in parts:
         path = folder / part
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def leave_nothing(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
+    """Remove what a run has begun where it has no checkpoint to resume from, so that the same command may be repeated."""
+    if not (folder / CHECKPOINTS).exists():
+        remove_parts(folder, parts)
+        with contextlib.suppress(OSError):  # there may be other files, the user's own
+            folder.rmdir()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:

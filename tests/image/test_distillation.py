@@ -151,3 +151,10 @@ def test_another_teacher_or_setting_is_refused_for_resuming(tmp_path: Path) -> N
     LFMPipeline(other).save_pretrained(tmp_path / "pipeline")
     with pytest.raises(LFMError, match="is not the teacher that these students began with"):
         DistillRun(resumed)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_teacher_alone(tmp_path: Path) -> None:
+    config = config_of(tmp_path, tiny_model(gammas=GAMMAS), learning_rate=1e30, steps=50, warmup_steps=0)
+    with pytest.raises(LFMError, match="loss of student"):
+        distilled(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
