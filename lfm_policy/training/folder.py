@@ -53,7 +53,7 @@ def remove_parts(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
 
 
 def leave_nothing(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
-    """Remove what a run has begun where it has no checkpoint to resume from, so that the same command may be repeated."""
+    """Remove what a run has begun where it has no checkpoint to resume from, so that its command may be repeated."""
     if not (folder / CHECKPOINTS).exists():
         remove_parts(folder, parts)
         with contextlib.suppress(OSError):  # there may be other files, the user's own
