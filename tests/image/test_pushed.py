@@ -205,15 +205,17 @@ def test_files_that_were_damaged_are_made_right(damage: str, tmp_path: Path) -> 
     assert torch.equal(DiskStore(tmp_path)(push_of(Making())), want)
 
 
-def test_half_a_piece_behind_the_whole_ones_is_written_over(tmp_path: Path) -> None:
-    """As a run that is killed while it writes leaves it."""
+@pytest.mark.parametrize("left", [1, 13, 10_000])
+def test_what_lies_behind_whole_pieces_is_written_over(left: int, tmp_path: Path) -> None:
+    """As a run that is killed while it writes leaves it; nothing of it remains."""
     with pytest.raises(PushStopped):
         DiskStore(tmp_path, stopping(3))(push_of(Making()))
     with (tmp_path / "train_1.f32").open("ab") as file:
-        file.write(b"\x01" * 13)
-    making = Making()
-    assert torch.equal(DiskStore(tmp_path)(push_of(making)), in_memory(push_of(Making())))
+        file.write(b"\x01" * left)
+    making, want = Making(), in_memory(push_of(Making()))
+    assert torch.equal(DiskStore(tmp_path)(push_of(making)), want)
     assert making.made == [3, 4]
+    assert stored(tmp_path) == want.numel() * 4
 
 
 def test_splits_and_sub_flows_do_not_touch_each_other(tmp_path: Path) -> None:
