@@ -18,7 +18,7 @@ from lfm_policy.image.model import new_model
 from lfm_policy.image.pipeline import LFMPipeline
 from tests.image.runs import TINY
 
-SHAPE, N = (1, 8, 8), 3
+SHAPE, N = (1, 8, 8), 2
 SCHEDULE = Schedule.geometric(N, 0.3, 1.1)
 METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name in FIXED_STEP)
 every_kind = pytest.mark.parametrize("students", [None, N, 1], ids=["sub-flows", "students", "one student"])
@@ -111,7 +111,7 @@ def test_images_need_no_gradient_and_leave_the_pipeline_as_it_was() -> None:
         assert weight.grad is None
 
 
-@pytest.mark.parametrize("per_subflow", [1, 2, 3])
+@pytest.mark.parametrize("per_subflow", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_trajectories_begin_at_the_noise_and_end_at_a_finer_solve(method: MethodName, per_subflow: int) -> None:
     """m parts of s equal steps are m · s equal steps; every boundary on the way is one of a pull broken off there."""
@@ -163,7 +163,7 @@ def test_a_trajectory_does_not_depend_on_how_many_there_are() -> None:
     torch.testing.assert_close(trajectories(pipe, 5, 1)[:2], trajectories(pipe, 2, 1), rtol=1e-5, atol=1e-5)
 
 
-@every_kind
+@pytest.mark.parametrize("students", [None, N])
 def test_a_saved_pipeline_is_found_by_its_own_folder_and_by_its_runs(students: int | None, tmp_path: Path) -> None:
     pipe = pipeline(students, "heun", 3)
     pipe.save_pretrained(tmp_path / "run" / "pipeline")

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lfm_policy.flow import FitOptions, Fitter, LFMError, LocalFlow, Push, Schedule, Solver, TensorSource
 from lfm_policy.flow.fit import in_memory
-from lfm_policy.image.pushed import DiskStore, PushStopped, bytes_needed, check_space
+from lfm_policy.image.pushed import DiskStore, PushStopped, bytes_needed
 from lfm_policy.nets import MLP
 
 COUNTS, DIM = (22, 9), 3
@@ -318,46 +317,3 @@ def test_a_folder_that_cannot_be_made_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LFMError, match=r"^.*file/pushed/train_1\.f32: cannot be written \(Not a directory\); "):
         DiskStore(tmp_path / "file" / "pushed")(push_of(Making()))
-
-
-def free(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Path]:
-    """Let disks have so many bytes free; the folders that are then asked about."""
-    asked: list[Path] = []
-
-    def disk_usage(path: Path) -> SimpleNamespace:
-        asked.append(Path(path))
-        return SimpleNamespace(total=10**15, used=10**15 - count, free=count)
-
-    monkeypatch.setattr("shutil.disk_usage", disk_usage)
-    return asked
-
-
-def test_space_is_asked_of_the_disk_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which need not exist, and may be given from where one is; nothing is made by asking."""
-    asked = free(monkeypatch, 100)
-    monkeypatch.chdir(tmp_path)
-    check_space(tmp_path / "a" / "b", 100)
-    check_space(Path("c/d"), 100)
-    check_space(tmp_path, 0)
-    assert asked == [tmp_path] * 3
-    assert names(tmp_path) == set()
-
-
-def test_too_little_space_is_told_with_what_is_needed_and_what_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free(monkeypatch, 1_500_000_000)
-    with pytest.raises(LFMError) as caught:
-        check_space(tmp_path / "run", 2_250_000_000)
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in ("output_dir", "2.25 GB", "1.5 GB", str(tmp_path), "data.n_train", "flow.marginals: exact"):
-        assert word in line
-    with pytest.raises(LFMError, match=r"^output_dir: "):
-        check_space(tmp_path / "run", 1_500_000_001)
-
-
-def test_a_real_disk_has_some_space_and_not_all(tmp_path: Path) -> None:
-    check_space(tmp_path, 1)
-    with pytest.raises(LFMError, match=r"^output_dir: pushed samples take 1e\+09 GB"):
-        check_space(tmp_path, 10**18)
