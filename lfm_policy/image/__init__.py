@@ -1,1 +1,5 @@
 """Images: training, sampling, distillation and evaluation of image flows, and their diffusers pipeline."""
+
+from lfm_policy.image.pipeline import LFMPipeline
+
+__all__ = ["LFMPipeline"]

@@ -55,7 +55,7 @@ import sys
 from pathlib import Path
 import torch
 import diffusers
-from lfm_policy.image.pipeline import LFMPipeline
+from lfm_policy.image import LFMPipeline
 
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     pipe = LFMPipeline.from_pretrained(folder)
