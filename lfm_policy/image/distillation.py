@@ -21,7 +21,7 @@ from lfm_policy.image.config import DistillationConfig, ImageConfig
 from lfm_policy.image.generation import PIPELINE, load_pipeline
 from lfm_policy.image.loop import train
 from lfm_policy.image.model import LocalFlowModel, UNet2dConfig, new_model
-from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline
+from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline, replace_pipeline
 from lfm_policy.image.pushed import fingerprint
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.folder import (
@@ -32,7 +32,6 @@ from lfm_policy.training.folder import (
     leave_nothing,
     plain,
     prepare_folder,
-    remove_parts,
 )
 
 FORMAT, TYPE, FILE = 1, "image_students", "students.json"
@@ -95,9 +94,7 @@ class DistillRun:
             raise
         if not self.done:
             return checkpoint
-        remove_parts(self.folder, (PIPELINE,))
-        LFMPipeline(self.model).save_pretrained(self.folder / PIPELINE)
-        return self.folder / PIPELINE
+        return replace_pipeline(LFMPipeline(self.model), self.folder / PIPELINE)
 
     def save(self) -> Path:
         """A checkpoint: the students' pipeline with students.json and the training state."""

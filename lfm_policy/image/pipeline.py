@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,20 @@ class LFMPipeline(DiffusionPipeline):
         for n in self.progress_bar(range(chain.n_subflows, 0, -1)):
             x = chain.pull(x, None, solver, [n])
         return x
+
+
+def replace_pipeline(pipe: LFMPipeline, folder: Path) -> Path:
+    """Save a pipeline under a temporary name and rename it: a crash leaves none, the old one or the new one, whole."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        pipe.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise LFMError(f"{folder}: cannot be written ({error.strerror or error}); free space and resume") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 def to_numpy(x: Tensor) -> Any:

@@ -23,7 +23,7 @@ from lfm_policy.image.generation import PIPELINE
 from lfm_policy.image.grids import save_grid
 from lfm_policy.image.loop import train
 from lfm_policy.image.model import LocalFlowModel, new_model
-from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline
+from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline, replace_pipeline
 from lfm_policy.image.pushed import DiskStore, bytes_needed, check_space
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
@@ -102,9 +102,8 @@ class ImageRun:
             raise
         if not self.done:
             return checkpoint
-        remove_parts(self.folder, (PUSHED, PIPELINE))
-        self.pipeline().save_pretrained(self.folder / PIPELINE)
-        return self.folder / PIPELINE
+        remove_parts(self.folder, (PUSHED,))
+        return replace_pipeline(self.pipeline(), self.folder / PIPELINE)
 
     def pipeline(self) -> LFMPipeline:
         """The flow as it is now."""

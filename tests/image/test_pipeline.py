@@ -18,7 +18,7 @@ from lfm_policy.data.images import to_pixels
 from lfm_policy.flow import LFMError, Solver
 from lfm_policy.image.generation import load_pipeline
 from lfm_policy.image.model import UNet2dConfig, count_parameters, evaluation_macs, new_model
-from lfm_policy.image.pipeline import PARTS, WEIGHTS, LFMPipeline
+from lfm_policy.image.pipeline import PARTS, WEIGHTS, LFMPipeline, replace_pipeline
 from tests.image.runs import TINY, assert_equal, tiny_model, weights
 
 SHAPE = (1, 8, 8)
@@ -136,6 +136,21 @@ def test_evaluations_are_counted_as_they_are_made() -> None:
         pipe = quiet(LFMPipeline(model, method, steps))
         pipe(1)
         assert len(calls) == pipe.nfe()
+
+
+def test_a_crash_while_saving_leaves_the_old_pipeline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def half(self: LFMPipeline, place: Path) -> None:
+        place.mkdir()
+        (place / "model_index.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LFMPipeline, "save_pretrained", half)
+    with pytest.raises(LFMError, match=r"cannot be written \(No space left on device\); free space and resume"):
+        replace_pipeline(LFMPipeline(tiny_model(3)), folder)
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("part", PARTS)
