@@ -7,7 +7,8 @@ learning rates by the held-out loss. `python -m benchmarks.fashion_mnist_plots` 
 Equal budget: the same 20,000 images; all networks of a method together have 0.64 M weights, within 2 %; each sees
 STEPS batches of BATCH images, the control (one network of a quarter, over the whole clock) four times as many. Students
 of a method have as many weights together as their teacher and take the same number of batches each; those that stand
-for k = 2 sub-flows are widened. A global teacher's students share one network, as a global flow does.
+for k = 2 sub-flows are widened and drawn anew; those of `lfm4_copied` are copies of their teacher's networks, with half
+its weights. A global teacher's students share one network, as a global flow does.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ METHODS: dict[str, FlowConfig] = {
     "small": replace(EXACT, share_weights=True),
     "interflow": FlowConfig(n_subflows=1, interpolant="trigonometric"),
     "fm": FlowConfig(n_subflows=1, interpolant="ot"),
+    "lfm4_copied": replace(EXACT, shared_start=2 * STEPS),
 }
+COPIED = "lfm4_copied"  # whose students for k = 2 are copies of the teacher's networks, not widened ones drawn anew
 NFE = (4, 8, 32)
 
 
@@ -155,10 +158,10 @@ def run(method: str, seed: int, path: str, features: str) -> dict[str, Any]:
     name = lambda kind, nfe: WORK / f"pictures/{method}_{kind}_{nfe}.png" if keep else None  # noqa: E731
     rows = [
         measured(pipe, judge, s, nfe, name("teacher", nfe) if s.method == "euler" else None)
-        for nfe in NFE
+        for nfe in (() if method == COPIED else NFE)  # its teacher is lfm4's
         for s in solvers(n, nfe)
     ]
-    students = [distilled(method, count, seed, path, folder, judge, name) for count in counts(METHODS[method])]
+    students = [distilled(method, count, seed, path, folder, judge, name) for count in counts(method)]
     shutil.rmtree(folder)
     return {
         "parameters": count_parameters(pipe.flow),
@@ -169,9 +172,11 @@ def run(method: str, seed: int, path: str, features: str) -> dict[str, Any]:
     }
 
 
-def counts(flow: FlowConfig) -> tuple[int, ...]:
+def counts(method: str) -> tuple[int, ...]:
     """Students to distil into: k = 1 and k = 2 of a chain, the same evaluations of a global flow."""
-    return (4, 2) if flow.n_subflows in (1, 4) else (2, 1)
+    if method == COPIED:
+        return (2,)
+    return (4, 2) if METHODS[method].n_subflows in (1, 4) else (2, 1)
 
 
 def distilled(method: str, count: int, seed: int, path: str, folder: Path, judge: Judge, name: Any) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def distilled(method: str, count: int, seed: int, path: str, folder: Path, judge
         **{**optimization(share(flow)), "batch_size": DISTILL_BATCH, "learning_rate": RATES[share(flow)] / 2},
         n_students=count,
         n_stretches=stretches if one else None,
-        channels=WIDTHS[share(flow) if one else share(flow) // k],
+        channels=WIDTHS[share(flow) if one or method == COPIED else share(flow) // k],
         steps=DISTILL_STEPS,
         teacher_steps=2 * (4 // stretches),  # 16 evaluations of the whole teacher, for all
         log_every=100,

@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from benchmarks.fashion_mnist import RESULTS, WORK
+from benchmarks.fashion_mnist import COPIED, RESULTS, WORK
 
 LABELS = {
     "lfm4": "LFM, N = 4",
@@ -28,6 +28,7 @@ LABELS = {
     "small": "control: one small network",
     "interflow": "InterFlow",
     "fm": "FM",
+    "lfm4_copied": "LFM, N = 4, students not widened",
 }
 COLOURS = {
     "lfm4": "#0072b2",
@@ -36,6 +37,7 @@ COLOURS = {
     "small": "#009e73",
     "interflow": "#d55e00",
     "fm": "#e69f00",
+    "lfm4_copied": "#000000",
 }
 Point = tuple[str, str, int]  # method, teacher or students, network evaluations
 
@@ -86,25 +88,25 @@ def draw(best: dict[Point, list[dict[str, Any]]], floor: float, path: Path) -> N
                     markersize=5,
                     linewidth=1.4,
                     markerfacecolor="white" if kind == "students" else None,
-                    label=label if kind == "teacher" else None,
+                    label=label if kind == "teacher" or method == COPIED else None,
                 )
-        axis.axhline(floor, color="grey", linewidth=0.8, linestyle="--")
-        axis.set(xscale="log", yscale="log", xlabel=told)
+        axis.set(xscale="log", yscale="log", xlabel=told, ylim=(1, None))
         axis.grid(alpha=0.25, which="both")
     axes[0].set_xticks([1, 2, 4, 8, 32], labels=["1", "2", "4", "8", "32"])
+    axes[0].set_yticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
     axes[0].minorticks_off()
     axes[0].set_ylabel("Fréchet distance of classifier features")
-    axes[0].text(32, floor, "training images", va="bottom", ha="right", fontsize=8, color="grey")
-    axes[0].legend(fontsize=8, title="line: flow; dotted, open: its students", title_fontsize=8)
+    axes[1].text(0.98, 0.02, f"training images: {floor:.2f}", transform=axes[1].transAxes, ha="right", fontsize=8)
+    axes[0].legend(fontsize=8, title="line: flow; dotted, open: its students", loc="lower left", title_fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def draw_samples(folder: Path, path: Path) -> None:
     """Sheets of the first seed side by side: flows and students by few evaluations."""
-    columns = {"flow, 4 evaluations": "teacher_4", "students, 4": "students_4", "students, 2": "students_2"}
+    columns = {"flow, 4 evaluations (Euler)": "teacher_4", "students, 4": "students_4", "students, 2": "students_2"}
     methods = [m for m in LABELS if (folder / f"{m}_students_2.png").is_file()]
-    figure, axes = plt.subplots(len(methods), 3, figsize=(9, 1.75 * len(methods)), layout="constrained")
+    figure, axes = plt.subplots(len(methods), 3, figsize=(9, 1.45 * len(methods)), layout="constrained")
     for row, method in zip(axes, methods, strict=True):
         for axis, (title, name) in zip(row, columns.items(), strict=True):
             axis.axis("off")
