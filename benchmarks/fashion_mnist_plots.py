@@ -123,6 +123,7 @@ def draw_samples(folder: Path, path: Path) -> None:
         row[0].spines[:].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+    Image.open(path).convert("L").save(path, optimize=True)  # nothing in it has a colour
 
 
 def summary(best: dict[Point, list[dict[str, Any]]]) -> str:

@@ -11,7 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lfm_policy", "torch", "numpy", "scipy", "torchdiffeq", "scikit-learn", "gymnasium", "robosuite", "mujoco")
+PACKAGES = (
+    "lfm_policy",
+    "torch",
+    "numpy",
+    "scipy",
+    "torchdiffeq",
+    "scikit-learn",
+    "diffusers",
+    "gymnasium",
+    "robosuite",
+    "mujoco",
+)
 
 
 def provenance() -> dict[str, Any]:

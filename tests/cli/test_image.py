@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "value": ("train --output_dir {folder}/x --distillation.steps 0", "distillation.steps: 0 must be positive"),
     "used": ("train --output_dir {folder}", "choose another, or add --resume true or --overwrite true"),
     "nothing": ("train --output_dir {folder}/x --resume true", "does not exist"),
-    "teacher": ("distill --output_dir {folder}/x", "{folder}/x: does not exist"),
+    "teacher": ("distill --output_dir {folder}/x", "{folder}/x: is no folder; give a pipeline"),
     "pipeline": ("sample {folder}/images --out {folder}/new.png", "model_index.json is missing"),
     "exists": ("sample {pipeline} --out {folder}/exists.png", "exists already"),
     "suffix": ("sample {pipeline} --out {folder}/new.jpg", "must end in .png"),

@@ -21,8 +21,8 @@ from lfm_policy.training.windows import split_observation
 from tests.data.recordings import episode, write_robomimic_file
 from tests.training.runs import metrics, small_config, small_dataset, train
 
-DENSITIES = ("toy", "tabular")  # tests/cli/test_density.py holds those
-CONFIGS = sorted(file for file in Path("configs").glob("*/*.yaml") if file.parent.name not in DENSITIES)
+OTHERS = ("toy", "tabular", "image")  # tests/cli/test_density.py and test_image.py hold those
+CONFIGS = sorted(file for file in Path("configs").glob("*/*.yaml") if file.parent.name not in OTHERS)
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=str)
