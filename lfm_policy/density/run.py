@@ -21,6 +21,7 @@ from lfm_policy.training.folder import (
     RUN_PARTS,
     Interruption,
     check_output_dir,
+    check_unchanged,
     leave_nothing,
     prepare_folder,
 )
@@ -110,11 +111,7 @@ class DensityRun:
     def _resume(self) -> None:
         folder = find_density(self.folder)
         description = read_description(folder)
-        changed = self.config.differences(description["config"])
-        if changed:
-            raise LFMError(
-                f"{folder}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
-            )
+        check_unchanged(folder, self.config.differences(description["config"]))
         if description["table"]["sha256"] != self.identity["sha256"]:
             raise LFMError(
                 f"data: {self.table.source} is not the table that {folder} was trained on; give that one, or start anew"

@@ -28,6 +28,7 @@ from lfm_policy.training.folder import (
     RUN_PARTS,
     Interruption,
     check_output_dir,
+    check_unchanged,
     differences,
     leave_nothing,
     plain,
@@ -116,11 +117,7 @@ class DistillRun:
         description = read_description(folder / FILE, TYPE, FORMAT, "students")
         old = {name: description[name] for name in ("distillation", "seed")}
         free = ("distillation.log_", "distillation.checkpoint_")
-        changed = differences(old, self._settings(), free)
-        if changed:
-            raise LFMError(
-                f"{folder}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
-            )
+        check_unchanged(folder, differences(old, self._settings(), free))
         if description["teacher"] != self.teacher:
             raise LFMError(
                 f"{folder}: {self.config.output_dir} is not the teacher that these students began with; start anew"

@@ -33,6 +33,7 @@ from lfm_policy.training.folder import (
     RUN_PARTS,
     Interruption,
     check_output_dir,
+    check_unchanged,
     leave_nothing,
     prepare_folder,
     remove_parts,
@@ -167,11 +168,7 @@ class ImageRun:
     def _resume(self) -> None:
         folder = find_run(self.folder)
         description = read_description(folder / IMAGE_FILE, TYPE, FORMAT, "image flow")
-        changed = self.config.differences(description["config"])
-        if changed:
-            raise LFMError(
-                f"{folder}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
-            )
+        check_unchanged(folder, self.config.differences(description["config"]))
         if description["images"]["sha256"] != self.images.identity["sha256"]:
             raise LFMError(
                 f"data: {self.images.source} is not what {folder} was trained on; give that set, or start anew"

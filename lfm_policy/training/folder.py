@@ -67,6 +67,14 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...])
     return [f"{n}: was {was.get(n)}, now {now.get(n)}" for n in names if was.get(n) != now.get(n)]
 
 
+def check_unchanged(checkpoint: Path, changed: list[str]) -> None:
+    """Raise LFMError where `differences` found that a resumed run would be another one."""
+    if changed:
+        raise LFMError(
+            f"{checkpoint}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
+        )
+
+
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested config with dotted names."""
     found: dict[str, Any] = {}

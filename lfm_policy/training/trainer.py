@@ -19,7 +19,7 @@ from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
-from lfm_policy.training.folder import Interruption, check_output_dir, prepare_folder
+from lfm_policy.training.folder import Interruption, check_output_dir, check_unchanged, prepare_folder
 from lfm_policy.training.logging import RunLog
 from lfm_policy.training.setup import build_policy, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
@@ -170,11 +170,7 @@ class Trainer:
     def _resume(self) -> None:
         folder = find_checkpoint(self.run_dir)
         description = read_description(folder)
-        changed = self.config.differences(description["config"])
-        if changed:
-            raise LFMError(
-                f"{folder}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
-            )
+        check_unchanged(folder, self.config.differences(description["config"]))
         if description["dataset"]["sha256"] != self.dataset["sha256"]:
             raise LFMError(
                 f"{self.config.data.path}: is not the dataset that {folder} was trained on "
