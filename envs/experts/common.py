@@ -1,105 +1,30 @@
-"""What scripted experts share: a proportional law on the hand's pose, habits, noise, phases as data."""
+"""What scripted experts share: habits, noise, and one proportional law that plays each arm's phases."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from envs.state import controllers
+from envs.experts.phases import Arm, Array, Habits, Phase, Pose, Track
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
 
-Array = NDArray[np.float64]
-
-OPEN, CLOSE = -1.0, 1.0
 # steps an episode goes on after the first of an unbroken run of successful ones, as in robosuite's own
 # collection of human demonstrations
 HOLD_STEPS = 10
-NOISE_MEMORY = 0.7
-# noise on rotation is smaller: the same number turns the hand far more than it moves it
-NOISE_SCALE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
-
-
-class Pose(NamedTuple):
-    """Position (3,) in metres and rotation matrix (3, 3), world frame."""
-
-    position: Array
-    rotation: Array
-
-    def distance(self, other: Pose) -> tuple[float, float]:
-        """Metres and radians to another pose."""
-        angle = Rotation.from_matrix(other.rotation @ self.rotation.T).magnitude()
-        return float(np.linalg.norm(other.position - self.position)), float(angle)
-
-
-@dataclass(frozen=True)
-class Habits:
-    """How one expert moves during one episode.
-
-    speed, turn: largest number of the position and rotation part of an action; gain, turn_gain: of the
-    proportional law; noise: standard deviation of the noise, in numbers of an action.
-    """
-
-    speed: float
-    gain: float
-    turn: float
-    turn_gain: float
-    noise: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Habits:
-        """Habits within the ranges that were found to succeed."""
-        return cls(
-            speed=rng.uniform(0.65, 1.0),
-            gain=rng.uniform(1.6, 2.6),
-            turn=rng.uniform(0.5, 0.9),
-            turn_gain=rng.uniform(1.2, 2.0),
-            noise=rng.uniform(0.03, 0.10),
-        )
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the task: where the hand goes, and when the next one begins.
-
-    target: called at every step, so that it may follow an object. The phase ends after min_steps, once the
-    hand is within tolerance (metres, radians) if one is given, and after max_steps at the latest; the last
-    phase goes on for ever. noise: factor on the expert's noise, below 1 where precision counts.
-    """
-
-    name: str
-    target: Callable[[], Pose]
-    grip: float
-    min_steps: int
-    max_steps: int
-    tolerance: tuple[float, float] | None = None
-    noise: float = 1.0
-
-
-def pointing_down(yaw: float) -> Array:
-    """Rotation (3, 3) of a hand pointing down, its fingers closing along the world direction `yaw` (rad)."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
-
-
-def limit(vector: Array, bound: float) -> Array:
-    """The vector, shortened without turning it so that no number exceeds the bound."""
-    largest = np.abs(vector).max()
-    return vector if largest <= bound else vector * (bound / largest)
 
 
 class PhasedExpert(ABC):
     """Plays phases one after another; `act` gives the environment's delta action for the present state.
 
-    All draws come from one generator seeded by `seed`. Subclasses give the phases. ValueError if the
-    environment takes absolute actions.
+    All draws come from one generator seeded by `seed`. Subclasses give the phases of every arm, and write into
+    `strategy` which of several ways they have chosen, by the name of the choice. ValueError if the environment takes
+    absolute actions.
     """
 
     def __init__(self, env: RobosuiteEnv, seed: int) -> None:
@@ -110,17 +35,18 @@ class PhasedExpert(ABC):
             )
         self.env = env
         self.rng = np.random.default_rng(seed)
-        self.habits = Habits.draw(self.rng)
-        self._noise = np.zeros(6)
-        self._phases: Sequence[Phase] = ()
-        self._index = 0
-        self._steps = 0
-        scale = np.array(env.action_convention["controller"]["output_max"])
-        self._metres, self._radians = scale[0], scale[3]
+        self.habits = self.draw_habits()
+        self.strategy: dict[str, str] = {}
+        self.arms = [Arm(env, index) for index in range(env.task.n_arms)]
+        self._tracks: list[Track] = []
 
     @abstractmethod
-    def plan(self) -> Sequence[Phase]:
-        """The phases of this episode; called once, in its first state."""
+    def plan(self) -> Sequence[Sequence[Phase]]:
+        """The phases of this episode, a sequence for each arm; called once, in its first state."""
+
+    def draw_habits(self) -> Habits:
+        """The habits of this episode; tasks that ask for others overrule it."""
+        return Habits.draw(self.rng)
 
     @property
     def done(self) -> bool:
@@ -129,55 +55,28 @@ class PhasedExpert(ABC):
 
     @property
     def phase(self) -> str:
-        """Name of the phase that gave the last action."""
-        return self._phases[self._index].name if self._phases else ""
+        """Name of the phase that gave the last action; of every arm's, joined by a comma."""
+        return ", ".join(track.phase.name for track in self._tracks)
 
     def act(self) -> Array:
-        """The next action, (7,) float64 in [-1, 1]; call it once a step."""
-        if not self._phases:
-            self._phases = self.plan()
-        phase, target = self._current()
-        hand = self.hand()
-        move = limit(self.habits.gain * (target.position - hand.position) / self._metres, self.habits.speed)
-        error = Rotation.from_matrix(target.rotation @ hand.rotation.T).as_rotvec()
-        turn = limit(self.habits.turn_gain * error / self._radians, self.habits.turn)
-        if self.env.frame == "base":
-            base = controllers(self.env.sim_env)[0].origin_ori
-            move, turn = base.T @ move, base.T @ turn
-        kick = np.sqrt(1 - NOISE_MEMORY**2) * self.habits.noise * self.rng.standard_normal(6)
-        self._noise = NOISE_MEMORY * self._noise + kick
-        pose = np.concatenate([move, turn]) + phase.noise * NOISE_SCALE * self._noise
-        self._steps += 1
-        return np.append(np.clip(pose, -1.0, 1.0), phase.grip)
+        """The next action, (7 * arms,) float64 in [-1, 1]; call it once a step."""
+        if not self._tracks:
+            plans = zip(self.arms, self.plan(), strict=True)
+            self._tracks = [Track(arm, phases, self.habits, self.rng) for arm, phases in plans]
+        # every arm judges the state that this step began with
+        return np.concatenate([track.act() for track in self._tracks])
 
-    def _current(self) -> tuple[Phase, Pose]:
-        """The phase to act in and its target, after moving on if the last one has ended."""
-        phase = self._phases[self._index]
-        target = phase.target()
-        while self._index + 1 < len(self._phases) and self._ended(phase, target):
-            self._index += 1
-            self._steps = 0
-            phase = self._phases[self._index]
-            target = phase.target()
-        return phase, target
+    def steps_in_phase(self, arm: int = 0) -> int:
+        """Steps that the present phase of an arm has taken: 0 while its first action is decided."""
+        return self._tracks[arm].steps
 
-    def _ended(self, phase: Phase, target: Pose) -> bool:
-        if self._steps < phase.min_steps:
-            return False
-        if self._steps >= phase.max_steps or phase.tolerance is None:
-            return True
-        metres, radians = self.hand().distance(target)
-        return metres < phase.tolerance[0] and radians < phase.tolerance[1]
+    def hand(self, arm: int = 0) -> Pose:
+        """Pose of the point between an arm's fingertips."""
+        return self.arms[arm].hand()
 
-    def hand(self, robot: int = 0) -> Pose:
-        """Pose of the point between the fingertips, which is what the controller moves.
-
-        Not the observation `eef_quat`: that is the hand's body, turned by 90 degrees against it.
-        """
-        sim_env = self.env.sim_env
-        site = sim_env.robots[robot].eef_site_id["right"]
-        data = sim_env.sim.data
-        return Pose(np.array(data.site_xpos[site]), np.array(data.site_xmat[site]).reshape(3, 3))
+    def pose(self, body: str) -> Pose:
+        """Pose of a body of the model, world frame."""
+        return Pose(self.body_position(body), self.body_rotation(body))
 
     def body_position(self, name: str) -> Array:
         """Position (3,) of a body of the model, world frame."""
@@ -188,3 +87,23 @@ class PhasedExpert(ABC):
         """Rotation matrix (3, 3) of a body of the model, world frame."""
         sim = self.env.sim_env.sim
         return np.array(sim.data.body_xmat[sim.model.body_name2id(name)]).reshape(3, 3)
+
+    def site_position(self, name: str) -> Array:
+        """Position (3,) of a site of the model, world frame."""
+        sim = self.env.sim_env.sim
+        return np.array(sim.data.site_xpos[sim.model.site_name2id(name)])
+
+    def geom_position(self, name: str) -> Array:
+        """Position (3,) of a geom of the model, world frame."""
+        sim = self.env.sim_env.sim
+        return np.array(sim.data.geom_xpos[sim.model.geom_name2id(name)])
+
+    def carrying(self, body: str, goal: Pose, arm: int = 0) -> Pose:
+        """The hand's pose that brings a held body to `goal`, whatever way it has slipped in the grip."""
+        held, hand = self.pose(body), self.hand(arm)
+        turn = goal.rotation @ held.rotation.T
+        return Pose(goal.position + turn @ (hand.position - held.position), turn @ hand.rotation)
+
+    def tilt(self, degrees: float) -> Array:
+        """A small rotation (3, 3) about a drawn horizontal axis, of `degrees` standard deviation on each."""
+        return Rotation.from_rotvec(np.append(self.rng.normal(0.0, np.deg2rad(degrees), 2), 0.0)).as_matrix()

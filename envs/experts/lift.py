@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from envs.experts.common import CLOSE, OPEN, Array, Phase, PhasedExpert, Pose, pointing_down
+from envs.experts.common import PhasedExpert
+from envs.experts.phases import CLOSE, OPEN, Array, Phase, Pose, pointing_down
 
 CUBE = "cube_main"
 SECOND_GRASP_PROBABILITY = 0.1
@@ -16,11 +16,10 @@ SECOND_GRASP_PROBABILITY = 0.1
 class LiftExpert(PhasedExpert):
     """Grasps the cube across two faces from above; hover height and offset, tilt, pause and depth vary."""
 
-    def plan(self) -> Sequence[Phase]:
+    def plan(self) -> Sequence[Sequence[Phase]]:
         """Hover, down, wait, close, lift."""
         rng = self.rng
-        tilt = Rotation.from_rotvec(np.append(rng.normal(0.0, np.deg2rad(2.3), 2), 0.0)).as_matrix()
-        rotation = tilt @ pointing_down(self._grasp_yaw())
+        rotation = self.tilt(2.3) @ pointing_down(self._grasp_yaw())
         hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.05, 0.11)])
         grasp = np.array([0.0, 0.0, rng.uniform(-0.005, 0.008)])
         raised = np.array([0.0, 0.0, rng.uniform(0.10, 0.18)])
@@ -33,7 +32,7 @@ class LiftExpert(PhasedExpert):
         def above_start() -> Pose:
             return Pose(start + raised, rotation)
 
-        return (
+        phases = (
             # the yaw must be near before going down, or a finger lands on the cube
             Phase("hover", lambda: above_cube(hover), OPEN, 1, 60, tolerance=(0.02, 0.2)),
             Phase("down", lambda: above_cube(grasp), OPEN, 1, 50, tolerance=(0.009, 0.12), noise=0.5),
@@ -41,6 +40,7 @@ class LiftExpert(PhasedExpert):
             Phase("close", lambda: above_cube(grasp), CLOSE, closing, closing, noise=0.4),
             Phase("lift", above_start, CLOSE, 1, 60),
         )
+        return (phases,)
 
     def _grasp_yaw(self) -> float:
         """Yaw that puts the fingers on faces of the cube: the nearest to the hand's, at times the next."""
@@ -51,4 +51,5 @@ class LiftExpert(PhasedExpert):
         turns = np.mod(turns + np.pi, 2 * np.pi) - np.pi
         ranked = turns[np.argsort(np.abs(turns))]
         second = self.rng.random() < SECOND_GRASP_PROBABILITY
+        self.strategy["grasp"] = "farther faces" if second else "nearer faces"
         return float(hand_yaw + ranked[int(second)])
