@@ -26,7 +26,7 @@ def rollout(
     observation: dict[str, str] | None = None,
     success_key: str = "",
     max_steps: int | None = None,
-    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None,
+    solver: Literal["euler", "midpoint", "heun", "rk4", "ddpm", "ddim"] | None = None,
     solver_steps: int | None = None,
     overwrite: bool = False,
 ) -> int:
@@ -48,8 +48,8 @@ def rollout(
         observation: where the policy's keys come from, {hand: "state[0:3]"}; a plain vector is called state.
         success_key: what the environment calls success, or terminated; default is is_success or success.
         max_steps: steps after which an episode ends; default is the environment's own limit.
-        solver: method of the sampler; default is the checkpoint's.
-        solver_steps: steps of the sampler per sub-flow; default is the checkpoint's.
+        solver: method of the sampler, ddpm or ddim where that is a diffusion model; default is the checkpoint's.
+        solver_steps: steps of the sampler per sub-flow, or of the diffusion model; default is the checkpoint's.
         overwrite: replace output files that exist.
     """
     from lfm_policy.evaluation.files import check_outputs, check_suffix, write_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from lfm_policy.flow.errors import LFMError
 CHECKPOINTS = "checkpoints"
 
 
-def read_description(file: Path, kind: str, number: int, what: str) -> dict[str, Any]:
-    """Contents of a JSON file that says `type` = `kind` and `format` = `number`; `what` it describes, for errors."""
+def read_description(file: Path, kinds: str | Collection[str], number: int, what: str) -> dict[str, Any]:
+    """Contents of a JSON file whose `type` is (one of) `kinds` and `format` is `number`; `what` it is, for errors."""
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
     try:
         description = json.loads(file.read_text())
     except (OSError, ValueError) as error:  # ValueError: neither JSON nor even text
         raise LFMError(f"{file}: cannot be read ({error}); use another checkpoint") from error
-    if not isinstance(description, dict) or description.get("type") != kind:
+    if not isinstance(description, dict) or description.get("type") not in kinds:
         raise LFMError(f"{file}: describes no {what}; use another checkpoint")
     if description.get("format") != number:
         raise LFMError(

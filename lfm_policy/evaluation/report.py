@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ def checkpoint_identity(folder: Path, policy: Any) -> dict[str, Any]:
     from lfm_policy.policy.serialization import read_description
 
     description = read_description(folder)
-    sampler = getattr(getattr(policy, "config", None), "sampler", None)
     return {
         "path": without_cwd(str(folder)),
         "type": description.get("type"),
         "step": description.get("step"),
         "dataset": description.get("dataset"),
-        "sampler": asdict(sampler) if is_dataclass(sampler) and not isinstance(sampler, type) else None,
+        "sampler": getattr(policy, "sampler", None),
         "spec": policy.spec.to_dict(),
     }

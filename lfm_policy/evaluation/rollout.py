@@ -61,13 +61,13 @@ class CheckpointSource:
     def __call__(self) -> Actor:
         from lfm_policy.policy import load_policy
 
-        policy: Any = load_policy(self.folder)
+        policy = load_policy(self.folder)
         if self.solver is None and self.solver_steps is None:
             return policy
-        if not hasattr(policy, "with_sampler"):
-            told = f"{type(policy).__name__} has no solver; leave --solver and --solver_steps out"
-            raise LFMError(f"{self.folder}: {told}")
-        return policy.with_sampler(self.solver, self.solver_steps)
+        try:
+            return policy.with_sampler(self.solver, self.solver_steps)
+        except LFMError as error:
+            raise LFMError(f"{self.folder}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from lfm_policy.flow.fit import FitOptions, Fitter, Push, StepReport, fit_local_
 from lfm_policy.flow.interpolant import INTERPOLANTS, interpolate
 from lfm_policy.flow.likelihood import Likelihood, converged_log_prob
 from lfm_policy.flow.local_flow import LocalFlow
-from lfm_policy.flow.matching import COUPLINGS, Matching
+from lfm_policy.flow.matching import COUPLINGS, Matching, Objective, Regression
 from lfm_policy.flow.optimization import Optimization
 from lfm_policy.flow.parallel import fit_in_parallel
 from lfm_policy.flow.random import named_generator
@@ -30,9 +30,11 @@ __all__ = [
     "Likelihood",
     "LocalFlow",
     "Matching",
+    "Objective",
     "Optimization",
     "Push",
     "PushedSource",
+    "Regression",
     "Schedule",
     "Solver",
     "Source",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -29,11 +29,33 @@ class Ends(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """A point x (B, *shape) at time t (B,) and the velocity (B, *shape) wanted there."""
+    """A point x (B, *shape) at time t (B,), the value wanted there, and what its error counts (B,) if not 1."""
 
     x: Tensor
     t: Tensor
     target: Tensor
+    weight: Tensor | None = None
+
+    def part(self, part: slice) -> Regression:
+        """Some of the samples."""
+        return Regression(*(None if tensor is None else tensor[part] for tensor in self))  # type: ignore[arg-type]
+
+
+class Objective(Protocol):
+    """What networks are regressed on; `Matching` is a flow's, and other objectives train other models alike."""
+
+    @property
+    def marginals(self) -> MarginalsName:
+        """Whether a network's samples are the data, or the data pushed through the networks before it."""
+        ...
+
+    def draw(self, x: Tensor, n: int, schedule: Schedule, generator: torch.Generator) -> Regression:
+        """Regression problem of network n on samples x (B, *shape); t is a time within its stretch."""
+        ...
+
+    def check_condition(self, cond: Tensor | None) -> None:
+        """Raise LFMError where the objective cannot learn conditional models."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -130,8 +152,9 @@ def ou_transition(x: Tensor, gamma: float, generator: torch.Generator) -> Tensor
 def matching_loss(
     velocity: Callable[[Tensor, Tensor, Tensor | None], Tensor], problem: Regression, cond: Tensor | None
 ) -> Tensor:
-    """‖v(x, t, c) - target‖², mean over samples and elements."""
-    return (velocity(problem.x, problem.t, cond) - problem.target).pow(2).mean()
+    """‖v(x, t, c) - target‖², mean over samples and elements, each sample by its weight."""
+    error = (velocity(problem.x, problem.t, cond) - problem.target).pow(2)
+    return error.mean() if problem.weight is None else (error.flatten(1).mean(1) * problem.weight).mean()
 
 
 def _on_the_circle(x: Tensor, noise: Tensor, t: Tensor, start: float, end: float) -> Regression:

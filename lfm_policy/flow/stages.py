@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lfm_policy.flow.device import training_precision
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow, stretch_velocity
-from lfm_policy.flow.matching import Matching, Regression, draw_whole_clock, matching_loss, ou_transition
+from lfm_policy.flow.matching import Matching, Objective, Regression, draw_whole_clock, matching_loss, ou_transition
 from lfm_policy.flow.optimization import Descent, Optimization
 from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.solver import Solver
@@ -33,7 +33,7 @@ class FitOptions(Optimization):
     """
 
     steps: int = 10_000
-    matching: Matching = field(default_factory=Matching)
+    matching: Objective = field(default_factory=Matching)
     shared_start: int = 0
     warm_start: bool = False
     initial_diffusion: float = 0.0
@@ -203,7 +203,7 @@ class StagedFit:
         """The loss in `accumulate` pieces, which sum to that of the whole batch."""
         velocity, count = self._velocity(self.network), len(problem.x)
         for part in parts(count, self.options.accumulate):
-            piece = Regression(*(tensor[part] for tensor in problem))
+            piece = problem.part(part)
             with training_precision(problem.x.device, self.options.autocast):
                 loss = matching_loss(velocity, piece, None if cond is None else cond[part])
             yield loss * (len(piece.x) / count)

@@ -1,15 +1,18 @@
-"""The interface of every policy."""
+"""The interface of every policy, and what those whose networks see normalised values share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from lfm_policy.flow import LFMError
+from lfm_policy.data.normalizer import Normalizer
+from lfm_policy.flow import LFMError, LocalFlow, Solver
 from lfm_policy.policy.chunker import ActionChunker
 from lfm_policy.policy.spec import PolicySpec
 
@@ -84,3 +87,73 @@ class Policy(nn.Module, ABC):
                 )
             parts.append(value)
         return torch.cat(parts, dim=-1)
+
+
+class ChunkPolicy(Policy):
+    """A policy that draws normalised action chunks (Tp, Da) from networks, given normalised observations.
+
+    `flow` holds the networks, which a `Fitter` trains; subclasses say how chunks are drawn from them. The condition is
+    the normalised observation history, flattened to (B, To · D).
+    """
+
+    kind: ClassVar[str] = ""  # by which a checkpoint names the class
+
+    def __init__(self, spec: PolicySpec, flow: LocalFlow) -> None:
+        super().__init__(spec)
+        self.observation_normalizer = Normalizer(spec.observation_dim)
+        self.action_normalizer = Normalizer(spec.action_space.dim)
+        self.flow = flow
+
+    @abstractmethod
+    def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Normalised chunks of `shape` (B, Tp, Da) given cond (B, To · D)."""
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Evaluations of each network of `flow` for one chunk."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The settings that `from_description` needs, JSON-able."""
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, spec: PolicySpec, values: dict[str, Any]) -> Self:
+        """An untrained policy from its `describe`; raises KeyError, TypeError or ValueError where that is none."""
+
+    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
+        """This policy, its chunks drawn by another method or in another number of steps; LFMError if it cannot."""
+        raise LFMError(f"a policy of type {self.kind} has no sampler to choose; leave solver and solver_steps out")
+
+    @property
+    def sampler(self) -> dict[str, Any] | None:
+        """How chunks are drawn, JSON-able; None where there is no choice."""
+        return None
+
+    @torch.no_grad()
+    def predict_action(
+        self, obs: Mapping[str, Tensor | np.ndarray], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Chunks (B, Tp, Da) in the environment's units, sampled for histories {key: (B, To, D)}."""
+        cond = self.condition(obs)
+        chunk = self.sample((len(cond), self.spec.horizon, self.spec.action_space.dim), cond, generator)
+        return self.action_normalizer.unnormalize(chunk)
+
+    def condition(self, obs: Mapping[str, Tensor | np.ndarray]) -> Tensor:
+        """What the networks are conditioned on: (B, To · D)."""
+        return self.observation_normalizer.normalize(self.joined(obs)).flatten(1)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of one network for one chunk, over the whole sampler."""
+        return self.evaluations * self.flow.n_subflows
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-add operations for one chunk, counted on one evaluation of each sub-flow."""
+        x = torch.zeros(1, self.spec.horizon, self.spec.action_space.dim, device=self.device)
+        cond = torch.zeros(1, self.spec.n_obs_steps * self.spec.observation_dim, device=self.device)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.flow.pull(x, cond, Solver("euler", steps=1))
+        return counter.get_total_flops() // 2 * self.evaluations

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from lfm_policy.data.normalizer import Normalizer
-from lfm_policy.flow import LFMError, LocalFlow, Schedule, Solver
-from lfm_policy.flow.solver import MethodName
-from lfm_policy.nets import UNet1d
-from lfm_policy.policy.base import Policy
+from lfm_policy.flow import FIXED_STEP, LFMError, Schedule, Solver
+from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.network import UNetConfig, build_networks
 from lfm_policy.policy.spec import PolicySpec
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Widths and sizes of one sub-flow's `UNet1d`."""
-
-    channels: tuple[int, ...] = (128, 248, 480)
-    kernel_size: int = 5
-    n_groups: int = 8
-    embedding_dim: int = 256
 
 
 @dataclass(frozen=True)
@@ -55,17 +41,19 @@ class LFMConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LFMConfig:
         """Inverse of `to_dict`."""
-        network = {**values["network"], "channels": tuple(values["network"]["channels"])}
-        return cls(UNetConfig(**network), ChainConfig(**values["chain"]), Solver(**values["sampler"]))
+        network = UNetConfig.from_dict(values["network"])
+        return cls(network, ChainConfig(**values["chain"]), Solver(**values["sampler"]))
 
 
-class LFMPolicy(Policy):
+class LFMPolicy(ChunkPolicy):
     """A conditional local flow over action chunks (Tp, Da) given To observations.
 
-    Networks see normalised values; `predict_action` and `log_prob` speak the environment's units.
-    The condition is the normalised observation history, flattened to (B, To · D). `make_field` gives each
-    sub-flow another velocity field than `config.network`; such a policy is saved by who gave it.
+    Networks see normalised values; `predict_action` and `log_prob` speak the environment's units. N = 1 is plain flow
+    matching. `make_field` gives each sub-flow another velocity field than `config.network`; such a policy is saved by
+    who gave it.
     """
+
+    kind: ClassVar[str] = "lfm"
 
     def __init__(
         self,
@@ -74,22 +62,16 @@ class LFMPolicy(Policy):
         seed: int = 0,
         make_field: Callable[[], nn.Module] | None = None,
     ) -> None:
-        super().__init__(spec)
-        self.config = config or LFMConfig()
-        check_horizon(spec.horizon, self.config.network)
-        self.observation_normalizer = Normalizer(spec.observation_dim)
-        self.action_normalizer = Normalizer(spec.action_space.dim)
-        self.flow = _build_flow(spec, self.config, seed, make_field)
+        config = config or LFMConfig()
+        chain = config.chain
+        count = 1 if chain.share_weights else chain.n_subflows
+        schedule = Schedule.geometric(chain.n_subflows, chain.c, chain.rho)
+        super().__init__(spec, build_networks(spec, config.network, schedule, count, seed, make_field))
+        self.config = config
 
-    @torch.no_grad()
-    def predict_action(
-        self, obs: Mapping[str, Tensor | np.ndarray], generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Chunks (B, Tp, Da) in the environment's units, sampled for histories {key: (B, To, D)}."""
-        cond = self.condition(obs)
-        shape = (len(cond), self.spec.horizon, self.spec.action_space.dim)
-        chunk = self.flow.sample(shape, cond, self.config.sampler, generator)
-        return self.action_normalizer.unnormalize(chunk)
+    def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Normalised chunks of `shape` (B, Tp, Da) pulled from fresh noise, given cond (B, To · D)."""
+        return self.flow.sample(shape, cond, self.config.sampler, generator)
 
     @torch.no_grad()
     def log_prob(
@@ -114,61 +96,33 @@ class LFMPolicy(Policy):
         jacobian = self.spec.horizon * self.action_normalizer.log_abs_det()
         return self.flow.log_prob(normalized, cond, solver, n_probes, generator) + jacobian
 
-    def condition(self, obs: Mapping[str, Tensor | np.ndarray]) -> Tensor:
-        """What the networks are conditioned on: (B, To · D)."""
-        return self.observation_normalizer.normalize(self.joined(obs)).flatten(1)
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of each sub-flow's network for one chunk."""
+        sampler = self.config.sampler
+        if sampler.evaluations is None:
+            raise LFMError(f"sampler.method: {sampler.method} has no fixed number of evaluations; use midpoint")
+        return sampler.evaluations
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that `from_description` needs, JSON-able."""
+        return self.config.to_dict()
+
+    @classmethod
+    def from_description(cls, spec: PolicySpec, values: dict[str, Any]) -> Self:
+        """An untrained policy from its `describe`."""
+        return cls(spec, LFMConfig.from_dict(values))
 
     @property
-    def nfe(self) -> int:
-        """Evaluations of a sub-flow's network for one chunk."""
-        return _evaluations(self.config.sampler) * self.flow.n_subflows
+    def sampler(self) -> dict[str, Any]:
+        """The solver, JSON-able."""
+        return asdict(self.config.sampler)
 
-    @cached_property
-    def multiply_adds(self) -> int:
-        """Multiply-add operations for one chunk, counted on one evaluation of each sub-flow."""
-        x = torch.zeros(1, self.spec.horizon, self.spec.action_space.dim, device=self.device)
-        cond = torch.zeros(1, self.spec.n_obs_steps * self.spec.observation_dim, device=self.device)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.flow.pull(x, cond, Solver("euler", steps=1))
-        return counter.get_total_flops() // 2 * _evaluations(self.config.sampler)
-
-    def with_sampler(self, method: MethodName | None = None, steps: int | None = None) -> LFMPolicy:
+    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
         """This policy, sampled by another fixed-step method or number of steps per sub-flow."""
+        if method is not None and method not in FIXED_STEP:
+            raise LFMError(f"solver: {method} is no fixed-step method of a flow; choose from {', '.join(FIXED_STEP)}")
         sampler = self.config.sampler
-        changed = replace(sampler, method=method or sampler.method, steps=sampler.steps if steps is None else steps)
-        self.config = replace(self.config, sampler=changed)
-        self.__dict__.pop("multiply_adds", None)
+        changed: Any = {"method": method or sampler.method, "steps": sampler.steps if steps is None else steps}
+        self.config = replace(self.config, sampler=replace(sampler, **changed))
         return self
-
-
-def check_horizon(horizon: int, network: UNetConfig) -> None:
-    """Raise LFMError where the UNet cannot halve Tp often enough."""
-    stride = 2 ** (len(network.channels) - 1)
-    if horizon % stride:
-        raise LFMError(
-            f"policy.horizon: {horizon} is not divisible by {stride}, the stride of {len(network.channels)} "
-            f"network.channels; use {max(1, round(horizon / stride)) * stride}, or fewer channels"
-        )
-
-
-def _build_flow(
-    spec: PolicySpec, config: LFMConfig, seed: int, make_field: Callable[[], nn.Module] | None
-) -> LocalFlow:
-    chain, count = config.chain, 1 if config.chain.share_weights else config.chain.n_subflows
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # torch's initialisers know only the global generator
-        try:
-            fields = [make_field() if make_field else _unet(spec, config.network) for _ in range(count)]
-        except ValueError as error:  # nets know no LFMError
-            raise LFMError(str(error)) from error
-    return LocalFlow(fields, Schedule.geometric(chain.n_subflows, chain.c, chain.rho))
-
-
-def _unet(spec: PolicySpec, network: UNetConfig) -> UNet1d:
-    return UNet1d(spec.action_space.dim, spec.n_obs_steps * spec.observation_dim, **asdict(network))
-
-
-def _evaluations(sampler: Solver) -> int:
-    if sampler.evaluations is None:
-        raise LFMError(f"sampler.method: {sampler.method} has no fixed number of evaluations; use midpoint")
-    return sampler.evaluations

@@ -10,29 +10,35 @@ from safetensors.torch import save_file
 
 from lfm_policy.data import saved
 from lfm_policy.flow import LFMError
-from lfm_policy.policy.base import Policy
-from lfm_policy.policy.lfm import LFMConfig, LFMPolicy
+from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.behavior_cloning import MIPPolicy, RegressionPolicy
+from lfm_policy.policy.diffusion import DiffusionPolicy
+from lfm_policy.policy.lfm import LFMPolicy
 from lfm_policy.policy.spec import PolicySpec
 
-FORMAT, TYPE = 1, "lfm"
+FORMAT = 1
+POLICIES: dict[str, type[ChunkPolicy]] = {
+    policy.kind: policy for policy in (LFMPolicy, DiffusionPolicy, RegressionPolicy, MIPPolicy)
+}
+"""Policies by the type that their checkpoints name."""
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
 
 
-def save_policy(policy: LFMPolicy, folder: Path, **facts: Any) -> None:
+def save_policy(policy: ChunkPolicy, folder: Path, **facts: Any) -> None:
     """Write a policy into an existing folder; `facts` (versions, dataset, step …) go into policy.json."""
     tensors = {name: tensor.contiguous() for name, tensor in policy.state_dict().items()}
     save_file(tensors, folder / MODEL_FILE)
     description = {
         "format": FORMAT,
-        "type": TYPE,
+        "type": policy.kind,
         "spec": policy.spec.to_dict(),
-        "model": policy.config.to_dict(),
+        "model": policy.describe(),
         **facts,
     }
     (folder / POLICY_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_policy(path: str | Path) -> Policy:
+def load_policy(path: str | Path) -> ChunkPolicy:
     """Load a policy for evaluation from a checkpoint folder, or from the newest one of a run's folder.
 
     Needs neither the dataset nor a simulator. Raises LFMError where the folder is no complete checkpoint.
@@ -40,27 +46,27 @@ def load_policy(path: str | Path) -> Policy:
     folder = find_checkpoint(path)
     description = read_description(folder)
     try:
-        spec, config = PolicySpec.from_dict(description["spec"]), LFMConfig.from_dict(description["model"])
+        spec = PolicySpec.from_dict(description["spec"])
+        policy = POLICIES[description["type"]].from_description(spec, description["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise LFMError(f"{folder / POLICY_FILE}: describes no policy ({error}); use another checkpoint") from error
-    trained, total = description.get("trained_subflows"), config.chain.n_subflows
+    trained, total = description.get("trained_subflows"), policy.flow.n_subflows
     if trained is not None and trained < total:
         raise LFMError(
             f"{folder}: only {trained} of {total} sub-flows are trained; continue with `lfm train --resume true`"
         )
-    policy = LFMPolicy(spec, config)
     load_weights(policy, folder)
     return policy.eval()
 
 
-def load_weights(policy: LFMPolicy, folder: Path) -> None:
+def load_weights(policy: ChunkPolicy, folder: Path) -> None:
     """Fill a policy with a checkpoint's weights and normalisers."""
     saved.load_modules(folder / MODEL_FILE, {"": policy})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Contents of a checkpoint's policy.json."""
-    return saved.read_description(folder / POLICY_FILE, TYPE, FORMAT, f"policy of type {TYPE}")
+    return saved.read_description(folder / POLICY_FILE, POLICIES, FORMAT, f"policy of type {', '.join(POLICIES)}")
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from lfm_policy.data.action_space import Representation, Rotation
 from lfm_policy.data.normalizer import Mode
-from lfm_policy.flow import FitOptions, LFMError, Matching, Optimization, Solver
+from lfm_policy.flow import FitOptions, LFMError, Matching, Objective, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
-from lfm_policy.policy import ChainConfig, LFMConfig, UNetConfig
+from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, UNetConfig
 from lfm_policy.training.folder import differences, flat, plain
+from lfm_policy.training.methods import METHODS, MethodName, lfm_config
 
 # What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -24,6 +25,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "policy.n_obs_steps",
             "policy.horizon",
             "policy.n_action_steps",
+            "diffusion.n_levels",
             "network.kernel_size",
             "network.n_groups",
             "network.embedding_dim",
@@ -206,10 +208,16 @@ class TrainConfig:
     Args:
         output_dir: folder of the run: config.yaml, metrics.jsonl, tensorboard/, checkpoints/.
         data: demonstrations, observations, actions.
+        method: `lfm`; `paper` is LFM with the paper's choices, `small` one network of a sub-flow's size for all
+            stretches; `fm`, `interflow`, `diffusion`, `regression` and `mip` have one network for all. Each fixes
+            what it must of `flow`, and trains with the same arithmetic as `lfm`.
         policy: time steps.
         network: sizes of one sub-flow's UNet.
+        global_channels: widths instead of network.channels for methods with one network, for as many parameters as N.
         flow: the chain of sub-flows and its training pairs.
-        sampler: how sub-flows are solved when the policy acts.
+        sampler: how flows are solved when the policy acts.
+        diffusion: noise levels and sampler of `diffusion`.
+        mip: second step of `mip`.
         training: optimisation.
         rollout: rollouts during training.
         seed: of weights, data order and noise.
@@ -222,10 +230,14 @@ class TrainConfig:
 
     output_dir: str
     data: DataConfig = field(default_factory=DataConfig)
+    method: MethodName = "lfm"
     policy: ChunkConfig = field(default_factory=ChunkConfig)
     network: UNetConfig = field(default_factory=UNetConfig)
+    global_channels: tuple[int, ...] | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
     sampler: Solver = field(default_factory=Solver)
+    diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+    mip: MIPSettings = field(default_factory=MIPSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     seed: int = 0
@@ -246,6 +258,15 @@ class TrainConfig:
                 f"sampler.method: {self.sampler.method} takes no fixed time, which a control loop needs; use midpoint"
             )
         self._check_ranges()
+        if self.method not in METHODS:
+            raise LFMError(f"method: {self.method} is not known; choose from {', '.join(METHODS)}")
+        if self.method == "diffusion" and self.diffusion.clip_sample and self.data.action_normalizer == "standard":
+            raise LFMError(
+                "diffusion.clip_sample: bounds actions to [-1, 1], which data.action_normalizer standard does not; "
+                "set it to false, or data.action_normalizer to minmax"
+            )
+        for name, value in METHODS[self.method].settle(self).items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     def _check_ranges(self) -> None:
         values = flat(self.to_dict())
@@ -255,14 +276,12 @@ class TrainConfig:
                     raise LFMError(f"{name}: {values[name]} must be {told}")
 
     def lfm(self) -> LFMConfig:
-        """What builds the policy."""
-        flow = self.flow
-        chain = ChainConfig(flow.n_subflows, flow.c, flow.rho, flow.share_weights)
-        return LFMConfig(self.network, chain, self.sampler)
+        """What builds the policy of a flow."""
+        return lfm_config(self)
 
     def fit_options(self, n_windows: int) -> FitOptions:
-        """What fits the flow to `n_windows` training windows."""
-        return fit_options(self.training, self.flow, n_windows)
+        """What fits the method's networks to `n_windows` training windows."""
+        return fit_options(self.training, self.flow, n_windows, METHODS[self.method].objective(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
@@ -283,13 +302,16 @@ class TrainConfig:
         return differences(other, self.to_dict(), free)
 
 
-def fit_options(training: TrainingConfig, flow: FlowConfig, n_samples: int) -> FitOptions:
-    """What fits a flow to so many samples."""
+def fit_options(
+    training: TrainingConfig, flow: FlowConfig, n_samples: int, objective: Objective | None = None
+) -> FitOptions:
+    """What fits networks to so many samples; the objective is the flow's own if not given."""
     steps = training.steps
+    own = Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta)
     return FitOptions(
         steps=steps if steps is not None else -(-training.epochs * n_samples // training.batch_size),
         **{entry.name: getattr(training, entry.name) for entry in fields(Optimization)},
-        matching=Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta),
+        matching=objective or own,
         shared_start=flow.shared_start,
         warm_start=flow.warm_start,
         initial_diffusion=flow.initial_diffusion,

@@ -13,8 +13,10 @@ from lfm_policy.data.object_layout import check_layout
 from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstrations, split_names
 from lfm_policy.flow import LFMError
 from lfm_policy.flow.random import named_seed
-from lfm_policy.policy import LFMPolicy, PolicySpec
+from lfm_policy.policy import PolicySpec
+from lfm_policy.policy.base import ChunkPolicy
 from lfm_policy.training.config import DataConfig, TrainConfig
+from lfm_policy.training.methods import METHODS
 
 
 def identify(data: DataConfig) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstration
     return train, valid
 
 
-def build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
+def build_policy(config: TrainConfig, train: Demonstrations) -> ChunkPolicy:
     """An untrained policy whose spec and normalisers are those of the demonstrations it will learn from."""
     try:
         env_id = env_id_of(train.env_args, config.data.path)
@@ -71,7 +73,7 @@ def build_policy(config: TrainConfig, train: Demonstrations) -> LFMPolicy:
         env_observation=dict(train.env_args.get("observation") or {}),
         success_key=str(train.env_args.get("success_key") or ""),
     )
-    policy = LFMPolicy(spec, config.lfm(), named_seed(config.seed, "weights"))
+    policy = METHODS[config.method].build(config, spec, named_seed(config.seed, "weights"))
     observations, actions = Statistics(spec.observation_dim), Statistics(spec.action_space.dim)
     for episode_observations, episode_actions in train.frames():  # once: the file may be larger than memory
         observations.update(episode_observations)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
 from lfm_policy.flow.device import check_device
 from lfm_policy.policy import find_checkpoint
-from lfm_policy.policy.lfm import check_horizon
+from lfm_policy.policy.network import check_horizon
 from lfm_policy.policy.serialization import load_weights, read_description, save_policy
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lfm_policy.data.demonstrations import Demonstrations
-from lfm_policy.policy import LFMPolicy
+from lfm_policy.policy.base import ChunkPolicy
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class WindowSource:
 
     demonstrations: Demonstrations
     windows: Tensor
-    policy: LFMPolicy
+    policy: ChunkPolicy
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -34,14 +34,14 @@ class WindowSource:
         return self.demonstrations.gather(self.windows[index], self.policy.spec.n_obs_steps)
 
 
-def make_windows(demonstrations: Demonstrations, policy: LFMPolicy) -> WindowSource:
+def make_windows(demonstrations: Demonstrations, policy: ChunkPolicy) -> WindowSource:
     """All windows of Diffusion Policy's padding: To - 1 steps before an episode, Ta - 1 after it."""
     spec = policy.spec
     windows = demonstrations.windows(spec.n_obs_steps, spec.horizon, spec.n_obs_steps - 1, spec.n_action_steps - 1)
     return WindowSource(demonstrations, windows, policy)
 
 
-def split_observation(observations: Tensor, policy: LFMPolicy) -> dict[str, Tensor]:
+def split_observation(observations: Tensor, policy: ChunkPolicy) -> dict[str, Tensor]:
     """Joined observations (B, To, D) as the dict that policies take."""
     keys, dims = zip(*policy.spec.observation, strict=True)
     return dict(zip(keys, torch.split(observations, list(dims), dim=-1), strict=True))

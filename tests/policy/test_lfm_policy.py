@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lfm_policy.flow import LFMError, Solver
 from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, UNetConfig
-from lfm_policy.policy.lfm import check_horizon
+from lfm_policy.policy.network import check_horizon
 from tests.policy.tiny import CONFIG, DA, TO, TP, observations, set_normalizer, tiny_policy, tiny_spec
 
 
@@ -147,7 +147,7 @@ def test_another_sampler_changes_cost_and_chunk_but_not_the_weights() -> None:
     assert all(torch.equal(policy.state_dict()[name], value) for name, value in weights.items())
     with pytest.raises(LFMError, match=r"sampler\.steps: 0"):
         policy.with_sampler(steps=0)
-    with pytest.raises(LFMError, match=r"sampler\.method: dopri5 has no fixed number of evaluations"):
+    with pytest.raises(LFMError, match=r"solver: dopri5 is no fixed-step method"):
         _ = policy.with_sampler("dopri5").nfe
 
 

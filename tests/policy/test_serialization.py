@@ -125,7 +125,7 @@ def test_a_description_that_is_none_is_refused_by_file(folder: Path, content: by
     ("change", "message"),
     [
         (lambda d: d.update(format=2), r"policy\.json: format 2 is not 1"),
-        (lambda d: d.update(type="diffusion"), r"policy\.json: describes no policy of type lfm"),
+        (lambda d: d.update(type="transformer"), r"policy\.json: describes no policy of type lfm"),
         (lambda d: d.pop("spec"), r"policy\.json: describes no policy \('spec'\)"),
         (lambda d: d["model"]["chain"].pop("n_subflows") and d["model"].pop("chain"), r"policy\.json: .*'chain'"),
         (lambda d: d["model"]["network"].update(depth=3), r"policy\.json: .*depth"),

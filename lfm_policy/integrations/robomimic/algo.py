@@ -17,7 +17,7 @@ from lfm_policy.integrations.robomimic import dataset
 from lfm_policy.integrations.robomimic.config import train_config
 from lfm_policy.integrations.robomimic.policy import build_policy
 from lfm_policy.integrations.robomimic.schedule import whole_epochs
-from lfm_policy.policy.lfm import check_horizon
+from lfm_policy.policy.network import check_horizon
 from lfm_policy.training import TrainConfig
 
 

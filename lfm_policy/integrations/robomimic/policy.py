@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,16 +33,13 @@ class StagedPolicy(LFMPolicy):
         self.register_buffer("n_trained", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def predict_action(
-        self, obs: Mapping[str, Tensor | np.ndarray], generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Chunks (B, Tp, Da) in the environment's units, sampled for histories {key: (B, To, D)}."""
-        cond = self.condition(obs)
-        noise = normal((len(cond), self.spec.horizon, self.spec.action_space.dim), cond, generator)
+    def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Normalised chunks of `shape` (B, Tp, Da) pulled through what is trained, given cond (B, To · D)."""
+        noise = normal(shape, cond, generator)
         flow, n = self.flow, int(self.n_trained)
         if n == 0:
             flow, n = LocalFlow([self.flow.field(1)], self.flow.schedule), self.flow.n_subflows
-        return self.action_normalizer.unnormalize(flow.pull(noise, cond, self.config.sampler, range(n, 0, -1)))
+        return flow.pull(noise, cond, self.config.sampler, range(n, 0, -1))
 
 
 def build_policy(

@@ -1,0 +1,139 @@
+"""Diffusion Policy on the same network: DDPM training, DDPM or DDIM sampling, by diffusers' schedulers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from lfm_policy.flow import LFMError, Regression, Schedule
+from lfm_policy.flow.matching import MarginalsName
+from lfm_policy.flow.random import normal, uniform
+from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.network import UNetConfig, build_networks
+from lfm_policy.policy.spec import PolicySpec
+
+SchedulerName = Literal["ddpm", "ddim"]
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """Noise levels and sampler of a diffusion model; the defaults are Diffusion Policy's, but for DDIM's 16 steps.
+
+    Args:
+        n_levels: K, noise levels of training.
+        scheduler: `ddpm` or `ddim`.
+        steps: evaluations of the network for one chunk, at most K; ddpm's own is K.
+        clip_sample: bound the chunks predicted along the way to [-1, 1], which minmax-normalised actions keep.
+    """
+
+    n_levels: int = 100
+    scheduler: SchedulerName = "ddim"
+    steps: int = 16
+    clip_sample: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in get_args(SchedulerName):
+            raise LFMError(
+                f"diffusion.scheduler: {self.scheduler} is no scheduler of a diffusion model; choose ddpm or ddim"
+            )
+        if not 1 <= self.steps <= self.n_levels:
+            raise LFMError(f"diffusion.steps: {self.steps} must lie between 1 and diffusion.n_levels {self.n_levels}")
+
+    def make_scheduler(self) -> Any:
+        """diffusers' scheduler, at its `steps` noise levels."""
+        from diffusers.schedulers import DDIMScheduler, DDPMScheduler
+
+        # what Diffusion Policy's low-dimensional configurations set; both predict the noise
+        common: dict[str, Any] = {
+            "num_train_timesteps": self.n_levels,
+            "beta_schedule": "squaredcos_cap_v2",
+            "clip_sample": self.clip_sample,
+            "prediction_type": "epsilon",
+        }
+        made: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
+        scheduler = made[self.scheduler](**common)
+        scheduler.set_timesteps(self.steps)
+        return scheduler
+
+
+class NoisePrediction:
+    """Objective of a diffusion model: the noise ε of x_k = sqrt(ᾱ_k) x + sqrt(1 - ᾱ_k) ε at a level k drawn evenly.
+
+    The network sees k as the time k / K (Ho et al. 2020, Algorithm 1).
+    """
+
+    marginals: MarginalsName = "exact"
+
+    def __init__(self, settings: DiffusionSettings) -> None:
+        self.settings = settings
+        self._scheduler = settings.make_scheduler()
+
+    def draw(self, x: Tensor, n: int, schedule: Schedule, generator: torch.Generator) -> Regression:
+        """Regression problem on data x (B, *shape)."""
+        levels = self.settings.n_levels
+        k = (uniform(len(x), x, generator) * levels).long().clamp(max=levels - 1)
+        noise = normal(x.shape, x, generator)
+        return Regression(self._scheduler.add_noise(x, noise, k), k / levels, noise)
+
+    def check_condition(self, cond: Tensor | None) -> None:
+        """Conditions are welcome."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """All that builds a `DiffusionPolicy` from its spec."""
+
+    network: UNetConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+
+
+class DiffusionPolicy(ChunkPolicy):
+    """Diffusion Policy (Chi et al. 2023, arXiv 2303.04137): one network predicts the noise, run from noise."""
+
+    kind: ClassVar[str] = "diffusion"
+
+    def __init__(self, spec: PolicySpec, config: DiffusionConfig | None = None, seed: int = 0) -> None:
+        config = config or DiffusionConfig()
+        super().__init__(spec, build_networks(spec, config.network, Schedule(), 1, seed))
+        self.config = config
+
+    @torch.no_grad()
+    def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Normalised chunks of `shape` (B, Tp, Da) denoised from fresh noise, given cond (B, To · D)."""
+        settings, network = self.config.diffusion, self.flow.field(1)
+        scheduler = settings.make_scheduler()
+        x = normal(shape, cond, generator)
+        for k in scheduler.timesteps:
+            t = torch.full((len(x),), int(k) / settings.n_levels, dtype=x.dtype, device=x.device)
+            x = scheduler.step(network(x, t, cond), int(k), x, generator=generator).prev_sample
+        return x
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one chunk."""
+        return self.config.diffusion.steps
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that `from_description` needs, JSON-able."""
+        return asdict(self.config)
+
+    @classmethod
+    def from_description(cls, spec: PolicySpec, values: dict[str, Any]) -> Self:
+        """An untrained policy from its `describe`."""
+        network = UNetConfig.from_dict(values["network"])
+        return cls(spec, DiffusionConfig(network, DiffusionSettings(**values["diffusion"])))
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The scheduler and its steps, JSON-able."""
+        return {"method": self.config.diffusion.scheduler, "steps": self.config.diffusion.steps}
+
+    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
+        """This policy, sampled by another scheduler (`ddpm`, `ddim`) or in another number of steps."""
+        settings = self.config.diffusion
+        given: Any = {"scheduler": method or settings.scheduler, "steps": settings.steps if steps is None else steps}
+        self.config = replace(self.config, diffusion=replace(settings, **given))
+        return self

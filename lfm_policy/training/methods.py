@@ -1,0 +1,142 @@
+"""Ways to learn action chunks from demonstrations: each with what its networks regress on and how chunks are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lfm_policy.flow import Matching, Objective
+from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec
+from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.behavior_cloning import (
+    ChunkRegression,
+    MIPConfig,
+    MIPPolicy,
+    RegressionConfig,
+    RegressionPolicy,
+    TwoStepRegression,
+)
+from lfm_policy.policy.diffusion import DiffusionConfig, DiffusionPolicy, NoisePrediction
+
+if TYPE_CHECKING:
+    from lfm_policy.training.config import TrainConfig
+
+MethodName = Literal["lfm", "paper", "small", "fm", "interflow", "diffusion", "regression", "mip"]
+
+# one flow from data to noise; its ends are independent there, whatever the coupling
+GLOBAL: dict[str, Any] = {
+    "n_subflows": 1,
+    "share_weights": False,
+    "coupling": "fresh",
+    "marginals": "exact",
+    "shared_start": 0,
+    "warm_start": False,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn.
+
+    Attributes:
+        about: one sentence on it.
+        build: its untrained policy, which says how chunks are drawn, from config, spec and seed.
+        objective: what its networks regress on.
+        flow: fields of `flow` that it fixes.
+        one_network: whether one network does it all, for which `global_channels` are, rather than one a sub-flow.
+    """
+
+    about: str
+    build: Callable[[TrainConfig, PolicySpec, int], ChunkPolicy]
+    objective: Callable[[TrainConfig], Objective]
+    flow: dict[str, Any]
+    one_network: bool = False
+
+    def settle(self, config: TrainConfig) -> dict[str, Any]:
+        """Fields of a config that this method changes, by name; none where they are as it wants them.
+
+        One network instead of N sees as many batches as each of them, shared start included, for the same arithmetic.
+        """
+        flow, training, network = config.flow, config.training, config.network
+        if self.one_network:
+            if training.steps is not None:
+                training = replace(training, steps=training.steps + flow.shared_start // flow.n_subflows)
+            if config.global_channels is not None:
+                network = replace(network, channels=config.global_channels)
+        changed = {"flow": replace(flow, **self.flow), "training": training, "network": network}
+        return {name: value for name, value in changed.items() if value != getattr(config, name)}
+
+
+def _lfm(config: TrainConfig, spec: PolicySpec, seed: int) -> LFMPolicy:
+    return LFMPolicy(spec, lfm_config(config), seed)
+
+
+def _matching(config: TrainConfig) -> Matching:
+    flow = config.flow
+    return Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta)
+
+
+def lfm_config(config: TrainConfig) -> LFMConfig:
+    """What builds the policy of a flow."""
+    flow = config.flow
+    chain = ChainConfig(flow.n_subflows, flow.c, flow.rho, flow.share_weights)
+    return LFMConfig(config.network, chain, config.sampler)
+
+
+METHODS: dict[str, Method] = {
+    "lfm": Method("local flow matching, as `flow` says", _lfm, _matching, {}),
+    "paper": Method(
+        "local flow matching with the paper's choices: pushed marginals, fresh noise, straight lines (Algorithm 1)",
+        _lfm,
+        _matching,
+        {
+            "interpolant": "ot",
+            "coupling": "fresh",
+            "marginals": "pushed",
+            "share_weights": False,
+            "shared_start": 0,
+            "warm_start": False,
+            "initial_diffusion": 0.0,
+        },
+    ),
+    "small": Method(
+        "one network of a sub-flow's size for all stretches, with all their batches: the control of local flows",
+        _lfm,
+        _matching,
+        {"share_weights": True, "interpolant": "geodesic", "coupling": "common", "marginals": "exact"}
+        | {"warm_start": False},
+    ),
+    "fm": Method(
+        "flow matching: N = 1 with straight lines", _lfm, _matching, {**GLOBAL, "interpolant": "ot"}, one_network=True
+    ),
+    "interflow": Method(
+        "InterFlow: N = 1 with the trigonometric interpolant",
+        _lfm,
+        _matching,
+        {**GLOBAL, "interpolant": "trigonometric"},
+        one_network=True,
+    ),
+    "diffusion": Method(
+        "Diffusion Policy: one network predicts the noise, `diffusion` says how it is run",
+        lambda config, spec, seed: DiffusionPolicy(spec, DiffusionConfig(config.network, config.diffusion), seed),
+        lambda config: NoisePrediction(config.diffusion),
+        GLOBAL,
+        one_network=True,
+    ),
+    "regression": Method(
+        "behaviour cloning by least squares: no noise, one evaluation",
+        lambda config, spec, seed: RegressionPolicy(spec, RegressionConfig(config.network), seed),
+        lambda config: ChunkRegression(),
+        GLOBAL,
+        one_network=True,
+    ),
+    "mip": Method(
+        "the minimal iterative policy: a regression, then one denoising step",
+        lambda config, spec, seed: MIPPolicy(spec, MIPConfig(config.network, config.mip), seed),
+        lambda config: TwoStepRegression(config.mip),
+        GLOBAL,
+        one_network=True,
+    ),
+}
+"""Every method by name."""

@@ -1,0 +1,75 @@
+"""The diffusion baseline against closed forms of its noise levels and of its samplers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lfm_policy.flow import LFMError, Schedule
+from lfm_policy.policy import DiffusionPolicy, DiffusionSettings
+from lfm_policy.policy.diffusion import DiffusionConfig, NoisePrediction
+from tests.policy.tiny import CONFIG, observations, tiny_spec
+
+LEVELS = 100
+
+
+def kept(k: Tensor) -> Tensor:
+    """ᾱ_k of the squared-cosine schedule (Nichol & Dhariwal 2021, Eq. 17), by its product of bounded steps."""
+    times = torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS
+    bar = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - betas, 0)[k]
+
+
+class ExactNoise(nn.Module):
+    """The noise in x_k where the data are one point: ε = (x_k - sqrt(ᾱ_k) x_0) / sqrt(1 - ᾱ_k)."""
+
+    def __init__(self, point: Tensor) -> None:
+        super().__init__()
+        self.point = nn.Parameter(point)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        bar = kept((t * LEVELS).round().long()).to(x.dtype)[:, None, None]
+        return (x - bar.sqrt() * self.point) / (1 - bar).sqrt()
+
+
+def policy_of(field: nn.Module, **settings: object) -> DiffusionPolicy:
+    policy = DiffusionPolicy(tiny_spec(), DiffusionConfig(CONFIG.network, DiffusionSettings(**settings)))  # type: ignore[arg-type]
+    policy.flow.fields[0] = field
+    return policy.eval()
+
+
+@pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 1), ("ddim", 5), ("ddim", 16), ("ddpm", 100)])
+def test_exact_noise_leads_to_the_data_in_any_number_of_steps(scheduler: str, steps: int) -> None:
+    point = torch.rand(8, 3, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
+    policy = policy_of(ExactNoise(point), scheduler=scheduler, steps=steps)
+    chunk = policy.predict_action(observations(4), torch.Generator().manual_seed(2))
+    torch.testing.assert_close(chunk, point.expand(4, 8, 3), atol=2e-4, rtol=0)
+    assert policy.nfe == steps
+
+
+def test_problems_are_noise_at_evenly_drawn_levels_of_the_cosine_schedule() -> None:
+    x = torch.full((20_000, 2), 0.7)
+    draw = NoisePrediction(DiffusionSettings()).draw(x, 1, Schedule(), torch.Generator().manual_seed(0))
+    k = (draw.t * LEVELS).round().long()
+    torch.testing.assert_close(draw.t, k.float() / LEVELS)
+    bar = kept(k).float()[:, None]
+    torch.testing.assert_close(draw.x, bar.sqrt() * x + (1 - bar).sqrt() * draw.target, atol=1e-5, rtol=0)
+    counts = torch.bincount(k, minlength=LEVELS)
+    assert len(counts) == LEVELS
+    # 200 expected a level; five standard deviations
+    assert (counts - 200).abs().max() < 5 * math.sqrt(200)
+    assert draw.target.mean().abs() < 5 / math.sqrt(40_000)
+
+
+def test_the_sampler_is_chosen_without_the_weights() -> None:
+    policy = policy_of(ExactNoise(torch.zeros(8, 3)))
+    assert policy.with_sampler("ddpm", 100).sampler == {"method": "ddpm", "steps": 100}
+    assert policy.with_sampler(steps=4).nfe == 4
+    with pytest.raises(LFMError, match=r"diffusion\.scheduler: euler is no scheduler"):
+        policy.with_sampler("euler")
+    with pytest.raises(LFMError, match=r"diffusion\.steps: 101 must lie between 1 and"):
+        policy.with_sampler(steps=101)
