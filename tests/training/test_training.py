@@ -15,6 +15,7 @@ import torch
 
 from lfm_policy.cli.train import parse
 from lfm_policy.data.normalizer import Normalizer
+from lfm_policy.nets import UNet1d
 from lfm_policy.policy import LFMPolicy, load_policy
 from lfm_policy.training import Trainer
 from lfm_policy.training.windows import split_observation
@@ -31,14 +32,38 @@ def test_every_config_of_the_repository_is_valid(file: Path) -> None:
     assert parse(arguments, "lfm train").fit_options(1000).steps > 0
 
 
-def test_the_paper_config_of_lift_has_table_a3_numbers() -> None:
-    file = "configs/robomimic/lift.yaml"
+# task: N, c, rho, epochs; length of observations and actions
+TABLE_A3 = {
+    "lift": (4, 0.15, 1.25, 200, 19, 10),
+    "can": (4, 0.2, 1.25, 500, 23, 10),
+    "square": (4, 0.2, 1.0, 750, 23, 10),
+    "transport": (2, 0.5, 1.0, 1500, 59, 20),
+    "toolhang": (4, 0.25, 1.25, 200, 53, 10),
+}
+OBSERVED = {"object": 0, "eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}
+
+
+@pytest.mark.parametrize("task", TABLE_A3)
+def test_the_paper_configs_have_table_a3s_numbers(task: str) -> None:
+    file = f"configs/robomimic/{task}.yaml"
     config = parse(["--config", file, "--output_dir", "run", "--data.path", "file.hdf5"], "lfm train")
     flow, training = config.flow, config.training
-    assert (flow.n_subflows, flow.c, flow.rho, flow.interpolant) == (4, 0.15, 1.25, "ot")
-    assert (flow.coupling, flow.marginals) == ("fresh", "pushed")
-    assert (training.epochs, training.batch_size, training.learning_rate) == (200, 256, 1e-4)
-    assert config.fit_options(2560).steps == 2000  # 200 epochs of 10 batches, for each sub-flow
+    n_subflows, c, rho, epochs, observation_dim, action_dim = TABLE_A3[task]
+    assert (flow.n_subflows, flow.c, flow.rho, flow.interpolant) == (n_subflows, c, rho, "ot")
+    assert (flow.coupling, flow.marginals, config.data.representation) == ("fresh", "pushed", "absolute")
+    assert (training.epochs, training.batch_size, training.learning_rate) == (epochs, 256, 1e-4)
+    assert config.fit_options(2560).steps == 10 * epochs  # so many of 10 batches, for each sub-flow
+    arms = action_dim // 10
+    dims = [OBSERVED[key.removeprefix("robot0_").removeprefix("robot1_")] for key in config.data.obs_keys]
+    assert config.data.obs_keys[0] == "object"
+    assert sum(dims) == 9 * arms
+    with torch.device("meta"):
+        subflow, whole = (
+            sum(p.numel() for p in UNet1d(action_dim, 2 * observation_dim, channels).parameters())
+            for channels in (config.network.channels, config.global_channels or ())
+        )
+    assert n_subflows * subflow == pytest.approx(whole, rel=0.02)
+    assert round(whole / 1e6) in (66, 67)  # what the table prints for all sub-flows together
 
 
 def test_demonstrations_of_another_expert_train_through_the_command_as_they_are(tmp_path: Path) -> None:
