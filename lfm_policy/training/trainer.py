@@ -40,8 +40,9 @@ class Trainer:
         config: TrainConfig,
         say: Callable[[str], None] = tqdm.write,
         on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
+        progress: bool = True,
     ) -> None:
-        self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
+        self.config, self.say, self.on_checkpoint, self.progress = config, say, on_checkpoint, progress
         self.run_dir = Path(config.output_dir)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -74,7 +75,7 @@ class Trainer:
     def _loop(self, log: RunLog) -> Path:
         fitter, every = self.fitter, self.config.training
         last = fitter.steps_done + (self.config.stop_after or fitter.total_steps)
-        bar = progress_bar("training", fitter.total_steps, done=fitter.steps_done, unit="step")
+        bar = progress_bar("training", fitter.total_steps, self.progress, done=fitter.steps_done, unit="step")
         self._logged = (fitter.steps_done, time.perf_counter())
         while not (fitter.done or self.interrupted or fitter.steps_done >= last):
             if fitter.stage_done and self.config.flow.marginals == "pushed" and fitter.current.n:
@@ -152,6 +153,7 @@ class Trainer:
         trained = self.policy.flow.n_subflows if self._complete else max(fitter.current.n - 1, 0)
         facts = {
             "trained_subflows": trained,
+            "total_steps": fitter.total_steps,
             "dataset": self.dataset,
             "config": self.config.to_dict(),
             "versions": versions(),

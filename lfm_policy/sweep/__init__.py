@@ -1,0 +1,1 @@
+"""Sweeps: tasks × methods × seeds, from demonstrations to a comparison, resumed where they stopped."""

@@ -1,0 +1,170 @@
+"""What a sweep consists of: its configuration, and from it every training run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lfm_policy.flow import LFMError
+from lfm_policy.training import TrainConfig
+
+ReadConfig = Callable[[list[str]], TrainConfig]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task of a sweep.
+
+    Args:
+        train: YAML file of the training run that all methods share.
+        task: Lift, PushT, …, or a gymnasium id, where demonstrations are collected or converted.
+        data: a file of demonstrations that is there already.
+        source: recording to convert, in any layout that `lfm convert` reads.
+        n_demonstrations: to collect where there is neither.
+        n_rollouts: evaluation episodes of every run.
+    """
+
+    train: str
+    task: str
+    data: str | None = None
+    source: str | None = None
+    n_demonstrations: int = 200
+    n_rollouts: int = 200
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Tasks × methods × seeds × budgets.
+
+    Args:
+        output_dir: folder of the sweep; one folder for each task in it.
+        tasks: tasks by name.
+        methods: methods by name: fields of the training run that differ, such as {method: fm,
+            training.learning_rate: 0.001}; `samplers`, a list such as [euler 1, midpoint 2], are further ways to
+            roll the same checkpoints out.
+        seeds: training seeds.
+        budgets: shares of the training steps, each a run of its own with its own decay of the learning rate: an LFM
+            that is half through its sub-flows has no policy to roll out.
+        baseline: method that the others are compared with.
+        rollout_seed: first evaluation seed.
+        n_procs: runs trained, or episodes rolled out, at a time.
+        executor: where: `processes` of this machine, or `ray`.
+        ray_address: of a Ray cluster; a local one is started if not given.
+        results: folder that gets each task's comparison as JSON, text and picture, named after the task.
+        film: number of episodes of each task's expert and first method to film; 0 for none.
+    """
+
+    output_dir: str
+    tasks: dict[str, TaskConfig]
+    methods: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...] = (0,)
+    budgets: tuple[float, ...] = (1.0,)
+    baseline: str = ""
+    rollout_seed: int = 100_000
+    n_procs: int = 2
+    executor: str = "processes"
+    ray_address: str | None = None
+    results: str | None = None
+    film: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "methods", "seeds", "budgets"):
+            if not getattr(self, name):
+                raise LFMError(f"{name}: is empty; name at least one")
+        if self.baseline and self.baseline not in self.methods:
+            raise LFMError(f"baseline: {self.baseline} is none of the methods {', '.join(self.methods)}")
+        if any(not 0 < budget <= 1 for budget in self.budgets):
+            raise LFMError(f"budgets: {list(self.budgets)} must lie above 0 and up to 1")
+        if self.n_procs < 1:
+            raise LFMError(f"n_procs: {self.n_procs} must be 1 or more")
+
+
+class Sampler(NamedTuple):
+    """Another way to draw a checkpoint's chunks; (None, None) is its own."""
+
+    method: str | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`euler 1`, or nothing for the checkpoint's own."""
+        return "" if self.method is None else f"{self.method} {self.steps}"
+
+
+class Run(NamedTuple):
+    """One training run of a sweep."""
+
+    task: str
+    method: str
+    seed: int
+    budget: float
+    config: TrainConfig
+    samplers: tuple[Sampler, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained."""
+        return Path(self.config.output_dir)
+
+
+def data_file(config: SweepConfig, task: str) -> Path:
+    """The demonstrations of a task: its own file, or the one that the sweep makes."""
+    given = config.tasks[task].data
+    return Path(given) if given else Path(config.output_dir) / task / "data.hdf5"
+
+
+def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
+    """Every run, ordered so that whatever is finished first makes whole tables: by task, budget, seed, method.
+
+    `read` makes a training config of the command line's arguments.
+    """
+    runs = []
+    for task in config.tasks:
+        for budget in sorted(config.budgets):
+            for seed in config.seeds:
+                for method in config.methods:
+                    runs.append(_run(config, read, task, method, seed, budget))
+    return runs
+
+
+def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
+    settings = dict(config.methods[method] or {})
+    samplers = (Sampler(), *map(_sampler, settings.pop("samplers", ())))
+    folder = Path(config.output_dir) / task / method / f"seed_{seed}"
+    folder = folder if budget == 1 else folder.with_name(f"{folder.name}_budget_{budget:g}")
+    arguments = ["--config", config.tasks[task].train, "--data.path", str(data_file(config, task))]
+    arguments += ["--output_dir", str(folder), "--seed", str(seed), *_flags(settings)]
+    try:
+        return Run(task, method, seed, budget, at_budget(read(arguments), budget), samplers)
+    except LFMError as error:
+        raise LFMError(f"methods.{method}: {error}") from error
+
+
+def at_budget(config: TrainConfig, budget: float) -> TrainConfig:
+    """A run of a share of the steps of all stages, its warm-up and its learning rate's decay with them."""
+    training, flow = config.training, config.flow
+    if budget == 1:
+        return config
+    if training.steps is None:
+        changed = replace(training, epochs=max(1, round(budget * training.epochs)))
+    else:
+        changed = replace(training, steps=max(1, round(budget * training.steps)))
+    warmup = round(budget * training.warmup_steps)
+    shared = round(budget * flow.shared_start)
+    return replace(config, training=replace(changed, warmup_steps=warmup), flow=replace(flow, shared_start=shared))
+
+
+def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        yield f"--{name}"
+        yield value if isinstance(value, str) else json.dumps(value)
+
+
+def _sampler(text: str) -> Sampler:
+    method, _, steps = text.partition(" ")
+    if not (method and steps.isdigit() and int(steps)):
+        raise LFMError(f"samplers: '{text}' is none; write method and steps, such as 'euler 1'")
+    return Sampler(method, int(steps))

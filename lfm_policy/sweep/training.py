@@ -1,0 +1,99 @@
+"""Training runs of a sweep over processes: those that are done are left alone, those broken off go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.flow import LFMError
+from lfm_policy.policy import find_checkpoint
+from lfm_policy.policy.serialization import read_description
+from lfm_policy.progress import progress_bar
+from lfm_policy.sweep.plan import Run
+from lfm_policy.training import TrainConfig, Trainer
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that a process needs to train runs by their number."""
+
+    configs: tuple[TrainConfig, ...]
+
+    def __call__(self) -> TrainTask:
+        return TrainTask(self.configs)
+
+
+class TrainTask:
+    """Trains the run of a number to its end, from its last checkpoint where it has one; gives whether it is done."""
+
+    def __init__(self, configs: Sequence[TrainConfig]) -> None:
+        torch.set_num_threads(1)
+        self.configs = configs
+
+    def __call__(self, number: int) -> bool:
+        config = self.configs[number]
+        begun = has_checkpoint(config)
+        # what a run without a checkpoint has left says nothing
+        trainer = Trainer(replace(config, resume=begun, overwrite=not begun), _quiet, progress=False)
+        trainer.run()
+        return trainer.fitter.done
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def train_runs(
+    runs: Sequence[Run], map_numbers: Callable[..., Any], say: Callable[[str], None], progress: bool = True
+) -> None:
+    """Train those runs that are not done yet; `map_numbers` is an executor as `map_seeds`."""
+    left = [run for run in runs if not is_done(run)]
+    if not left:
+        return
+    results = map_numbers(TrainJob(tuple(run.config for run in left)), range(len(left)))
+    with contextlib.closing(results), progress_bar("training runs", len(left), progress, unit="run") as bar:
+        for run, done in zip(left, results, strict=True):
+            bar.update()
+            if not done:
+                raise LFMError(f"{run.folder}: training was stopped; give the same command again to go on")
+            say(f"trained {run.folder} in {training_seconds(run.folder):.0f} s")
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run has been trained to its end; LFMError where its folder holds another run than is asked for."""
+    if not has_checkpoint(run.config):
+        return False
+    description = read_description(find_checkpoint(run.folder))
+    changed = run.config.differences(description["config"])
+    if changed:
+        raise LFMError(
+            f"{run.folder}: was trained with another config ({'; '.join(changed)}); "
+            "remove that folder, or name another output_dir"
+        )
+    return description["step"] == description.get("total_steps")
+
+
+def has_checkpoint(config: TrainConfig) -> bool:
+    """Whether a run has something to resume from."""
+    return any((Path(config.output_dir) / CHECKPOINTS).glob("step_*"))
+
+
+def training_seconds(run: Path) -> float:
+    """Wall seconds that a run's steps took, pushes and held-out losses included, whatever its interruptions."""
+    step, seconds = 0, 0.0
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row: dict[str, Any] = json.loads(line)
+        if "steps_per_second" in row and row["step"] > step:
+            seconds += (row["step"] - step) / row["steps_per_second"]
+            step = row["step"]
+    return seconds
+
+
+def _quiet(line: str) -> None:
+    """Several runs at a time would talk at once."""
