@@ -13,30 +13,51 @@ if TYPE_CHECKING:
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 SHOWN = 6
+FPS = 10  # of environments that tell no control frequency: PushT's
 
 
-def inspect(file: str, replay: int = 0, show_all: bool = False) -> None:
+def inspect(
+    file: str,
+    replay: int = 0,
+    show_all: bool = False,
+    video: str | None = None,
+    poster: str | None = None,
+    n_video: int = 6,
+    overwrite: bool = False,
+) -> None:
     """Print what is in a robomimic HDF5 dataset and what is wrong with it.
 
     Args:
         file: path of the dataset.
         replay: restore the recorded states of this many demonstrations in the simulator and count successes.
         show_all: list every finding, not only the first of each kind.
+        video: mp4 of demonstrations side by side, from their recorded states; needs OpenGL and imageio-ffmpeg.
+        poster: PNG of the last frame of that video.
+        n_video: number of demonstrations in the video.
+        overwrite: replace video and poster if they exist.
     """
     from rich.console import Console
 
     from lfm_policy.data.action_space import installed_version
     from lfm_policy.data.inspect import inspect_file
+    from lfm_policy.evaluation.files import check_outputs, check_suffix
     from lfm_policy.flow.errors import LFMError
 
     if replay < 0:
         raise LFMError(f"--replay: {replay} must be 0 or more; it is a number of demonstrations")
+    if n_video < 1:
+        raise LFMError(f"--n_video {n_video}: must be 1 or more")
+    check_outputs({"video": video, "poster": poster}, overwrite)
+    check_suffix("video", video, (".mp4",))
+    check_suffix("poster", poster, (".png",))
     console = Console(highlight=False)
     report = inspect_file(file, installed_version())
     _print_contents(console, report)
     _print_findings(console, report, show_all)
     if replay:
         _replay(console, report, replay)
+    if video or poster:
+        _film(console, report, video, poster, n_video)
 
 
 def _print_contents(console: Console, report: Report) -> None:
@@ -111,6 +132,22 @@ def _replay(console: Console, report: Report, count: int) -> None:
     console.print(f"replayed states: {len(names) - len(failed)} of {len(names)} demonstrations succeed")
     if failed:
         console.print(f"without success: {', '.join(failed)}", soft_wrap=True)
+
+
+def _film(console: Console, report: Report, video: str | None, poster: str | None, count: int) -> None:
+    from lfm_policy.data.replay import spread
+    from lfm_policy.evaluation.environment import EnvSpec
+    from lfm_policy.evaluation.video import check_ffmpeg, film_demonstrations, write_poster, write_video
+
+    if video:
+        check_ffmpeg()
+    env = EnvSpec.of_env_args(report.env_args, report.path)
+    movie = film_demonstrations(report.path, env, spread(list(report.lengths), count), progress=True)
+    if video:
+        write_video(video, movie, report.env_args.get("env_kwargs", {}).get("control_freq", FPS))
+    if poster:
+        write_poster(poster, movie)
+    console.print(f"written: {', '.join(name for name in (video, poster) if name)}", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

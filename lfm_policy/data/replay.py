@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,23 +44,29 @@ def spread(names: Sequence[str], count: int) -> list[str]:
     return [names[int(index)] for index in np.linspace(0, len(names) - 1, count).round()]
 
 
-def replay_states(path: str | Path, make: Callable[[], gymnasium.Env], names: Sequence[str]) -> Replay:
+Watch = Callable[[str, "gymnasium.Env"], None]
+
+
+def replay_states(
+    path: str | Path, make: Callable[[], gymnasium.Env], names: Sequence[str], watch: Watch | None = None
+) -> Replay:
     """Whether the task's own test is true in a recorded state of each demonstration, or right after the last.
 
     The first state, with the recorded model, resets the environment that `make` gives, and the others are set
     one after the other; if none succeeds the last action is taken once, because a recording may end with the
     action that leads to success. If the simulator refuses a model (another version's, as a rule) all is done
-    again with its own. LFMError if a demonstration has no states or these are refused as well.
+    again with its own. `watch` is called with the demonstration's name and the environment in each of its states, which
+    are all shown then. LFMError if a demonstration has no states or these are refused as well.
     """
     with hdf5.open_hdf5(path) as file:
         recorded = {name: _read(file["data"][name]) for name in names}
     try:
-        return Replay(_replay(path, make, recorded), "")
+        return Replay(_replay(path, make, recorded, watch), "")
     except LFMError as error:
         if not any(demo.hidden for demo in recorded.values()):
             raise
         own = {name: replace(demo, hidden={}) for name, demo in recorded.items()}
-        return Replay(_replay(path, make, own), str(error))
+        return Replay(_replay(path, make, own, watch), str(error))
 
 
 def _read(demo: h5py.Group) -> _Recorded:
@@ -68,7 +75,9 @@ def _read(demo: h5py.Group) -> _Recorded:
     return _Recorded(hdf5.find_dataset(demo, "states")[()], actions, hidden)
 
 
-def _replay(path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mapping[str, _Recorded]) -> dict[str, bool]:
+def _replay(
+    path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mapping[str, _Recorded], watch: Watch | None
+) -> dict[str, bool]:
     # a new environment each time: one that failed to load a model is not fit for another
     env = make()
     succeeded = {}
@@ -78,7 +87,7 @@ def _replay(path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mappi
                 raise LFMError(f"{path}: {type(env.unwrapped).__name__} has no {method}; it cannot replay states")
         for name, demo in recorded.items():
             try:
-                succeeded[name] = _succeeds(env, demo)
+                succeeded[name] = _succeeds(env, demo, partial(watch, name) if watch else None)
             except REFUSALS as error:
                 cause = " ".join(str(error).split()) or type(error).__name__
                 raise LFMError(f"{path}: {name}/states cannot be restored ({cause})") from error
@@ -87,15 +96,19 @@ def _replay(path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mappi
     return succeeded
 
 
-def _succeeds(env: gymnasium.Env, recorded: _Recorded) -> bool:
+def _succeeds(env: gymnasium.Env, recorded: _Recorded, watch: Callable[[gymnasium.Env], None] | None) -> bool:
     simulator: Any = env.unwrapped
     env.reset(options={"state": {"states": recorded.states[0], **recorded.hidden}})
+    success = False
     for state in recorded.states:
         simulator.set_states(state)
-        if simulator.is_success():
-            return True
-    if recorded.actions is None:
-        return False
+        success = success or simulator.is_success()
+        if watch is not None:
+            watch(env)
+        elif success:
+            break
+    if success or recorded.actions is None:
+        return success
     env.reset(options={"state": {"states": recorded.states[-1], **recorded.hidden}})
     env.step(recorded.actions[-1].astype(np.float32))
     return bool(simulator.is_success())

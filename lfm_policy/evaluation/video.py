@@ -7,13 +7,15 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from lfm_policy.evaluation.environment import env_name
+from lfm_policy.data.replay import replay_states
+from lfm_policy.evaluation.environment import EnvSpec, env_name
 from lfm_policy.evaluation.episode import Row, reproducible, run_episode
 from lfm_policy.evaluation.files import replacing
 from lfm_policy.evaluation.rollout import RolloutJob, one_thread
@@ -97,6 +99,30 @@ def film(job: RolloutJob, rows: Sequence[Row], progress: bool = False) -> Film:
             result.warnings += _differences(row, again)
             bar.update()
     return result
+
+
+def film_demonstrations(path: str | Path, env: EnvSpec, names: Sequence[str], progress: bool = False) -> Film:
+    """Show the recorded states of demonstrations again, with pictures.
+
+    VideoUnavailable if the environment cannot render here; LFMError if the states cannot be restored.
+    """
+    clips: dict[str, Clip] = {}
+    bar = progress_bar("filming", len(names), progress)
+
+    def watch(name: str, shown: gymnasium.Env) -> None:
+        if name not in clips:
+            bar.update()
+            clips[name] = Clip()
+        try:
+            clips[name].append(shown)
+        except (RuntimeError, ImportError, gymnasium.error.Error) as error:
+            raise VideoUnavailable(" ".join(str(error).split())) from error
+
+    with bar:
+        succeeded = replay_states(path, partial(env.make, render_mode="rgb_array"), names, watch).succeeded
+    for name, clip in clips.items():
+        clip.success = succeeded[name]
+    return Film(list(clips.values()), [])
 
 
 def tile(frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,10 +6,13 @@ import builtins
 from pathlib import Path
 from typing import Any
 
+import h5py
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from lfm_policy.evaluation.collect import record_demonstrations
+from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.rollout import Evaluation, evaluate_policy
 from lfm_policy.evaluation.video import (
     BORDER,
@@ -20,10 +23,12 @@ from lfm_policy.evaluation.video import (
     SUCCESS,
     VideoUnavailable,
     film,
+    film_demonstrations,
     tile,
     write_poster,
     write_video,
 )
+from tests.helpers.point import POINT
 from tests.helpers.policies import ProportionalPolicy, noisy, point_spec
 
 SIZE, FPS = 32, 10
@@ -96,6 +101,23 @@ def test_a_row_that_comes_out_otherwise_is_told(evaluation: Evaluation) -> None:
     row = evaluation.episodes[0]
     movie = film(evaluation.job, [{**row, "steps": 99}])
     assert movie.warnings == [f"seed {row['seed']} came out otherwise while filmed: steps 99, now {row['steps']}"]
+
+
+def test_demonstrations_are_shown_in_every_recorded_state(tmp_path: Path) -> None:
+    """The environment draws its point as one black pixel: read back, it goes where the file says."""
+    path = tmp_path / "data.hdf5"
+    record_demonstrations(path, EnvSpec(POINT), 2, seed=3)
+    movie = film_demonstrations(path, EnvSpec(POINT), ["demo_1", "demo_0"])
+    with h5py.File(path) as file:
+        for name, clip in zip(("demo_1", "demo_0"), movie.clips, strict=True):
+            positions = file[f"data/{name}/states"][:, 1:3]
+            assert clip.length == len(positions)
+            assert clip.success
+            for index, position in enumerate(positions[:-1]):  # the last one is framed
+                ((row, column),) = np.argwhere(clip.frame(index)[..., 0] == 0)
+                np.testing.assert_array_equal([column, row], np.clip(16 + 16 * position, 0, 31).astype(int))
+    with pytest.raises(VideoUnavailable, match="no OpenGL; apt install libegl1"):
+        film_demonstrations(path, EnvSpec(POINT, {"has_gl": False}), ["demo_0"])
 
 
 def test_without_opengl_the_package_that_brings_it_is_named() -> None:
