@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,12 +83,7 @@ def film(job: RolloutJob, rows: Sequence[Row], progress: bool = False) -> Film:
     VideoUnavailable if the environment cannot render here. The rows must come out the same, times aside:
     `warnings` has a line for each that does not.
     """
-    try:
-        env = job.make_env(render_mode="rgb_array")
-        env.reset(seed=rows[0]["seed"])
-        env.render()
-    except (LFMError, RuntimeError, ImportError, gymnasium.error.Error) as error:
-        raise VideoUnavailable(" ".join(str(error).split())) from error
+    env = _rendering(job.make_env, rows[0]["seed"])
     policy, result = job.source(), Film([], [])
     with contextlib.closing(env), one_thread(), progress_bar("filming", len(rows), progress) as bar:
         for row in rows:
@@ -113,11 +108,10 @@ def film_demonstrations(path: str | Path, env: EnvSpec, names: Sequence[str], pr
         if name not in clips:
             bar.update()
             clips[name] = Clip()
-        try:
-            clips[name].append(shown)
-        except (RuntimeError, ImportError, gymnasium.error.Error) as error:
-            raise VideoUnavailable(" ".join(str(error).split())) from error
+        clips[name].append(shown)
 
+    # what cannot be rendered would look like states that cannot be restored
+    _rendering(env.make, 0).close()
     with bar:
         succeeded = replay_states(path, partial(env.make, render_mode="rgb_array"), names, watch).succeeded
     for name, clip in clips.items():
@@ -184,6 +178,17 @@ def _ffmpeg() -> Any:
     except ImportError as error:
         raise VideoUnavailable("imageio-ffmpeg is not installed; pip install 'lfm_policy[video]' brings it") from error
     return imageio_ffmpeg
+
+
+def _rendering(make: Callable[..., gymnasium.Env], seed: int) -> gymnasium.Env:
+    """An environment that renders; VideoUnavailable if it does not."""
+    try:
+        env = make(render_mode="rgb_array")
+        env.reset(seed=seed)
+        env.render()
+    except (LFMError, RuntimeError, ImportError, gymnasium.error.Error) as error:
+        raise VideoUnavailable(" ".join(str(error).split())) from error
+    return env
 
 
 def _differences(row: Row, again: Row) -> list[str]:
