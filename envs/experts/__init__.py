@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from envs.experts.common import PhasedExpert
 from envs.experts.lift import LiftExpert
+from envs.experts.toolhang import ToolHangExpert
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
 
-EXPERTS: dict[str, type[PhasedExpert]] = {"Lift": LiftExpert}
+EXPERTS: dict[str, type[PhasedExpert]] = {"Lift": LiftExpert, "ToolHang": ToolHangExpert}
 """Expert by the task's short name."""
 
 
