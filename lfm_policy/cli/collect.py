@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from lfm_policy.flow.errors import LFMError
+
+if TYPE_CHECKING:
+    from lfm_policy.evaluation.collected import Collected
+
+
+# failed seeds that are printed; the results file has all
+SHOWN = 10
 
 
 def collect(
@@ -20,14 +29,21 @@ def collect(
     observation: dict[str, str] | None = None,
     success_key: str = "",
     expert: str = "",
+    json: str | None = None,
+    resume: bool = False,
+    executor: Literal["processes", "ray"] = "processes",
+    ray_address: str | None = None,
 ) -> int:
     """Record successful episodes of an environment's scripted expert, in robomimic's HDF5 layout.
+
+    Finished attempts are kept in the folder OUT.attempts until the file is written: after Ctrl-C or a crash the
+    same command with --resume true goes on from there, to the same file.
 
     Args:
         out: file to write.
         task: task name (Lift), or the gymnasium id of any environment with an expert (lfm/Lift-v0).
         n: number of successful episodes to write.
-        n_procs: processes; the file does not depend on it.
+        n_procs: processes, or workers of Ray; the file does not depend on it.
         seed: seed of the first attempt; the others follow.
         valid_fraction: share of the episodes that mask/valid names, the rest being mask/train.
         overwrite: replace the file if it exists.
@@ -36,11 +52,15 @@ def collect(
         observation: what to record, key to the columns it has in the environment, {hand: "state[0:3]"}.
         success_key: what the environment calls success, or terminated; default is is_success or success.
         expert: module:function, called with environment and seed; default is the environment's own.
+        json: file for results: a row for each attempt, rate, lengths, strategies, times, versions, hardware.
+        resume: go on from the attempts that an interrupted command with the same settings has finished.
+        executor: processes of this machine, or ray (pip install 'lfm_policy[ray]').
+        ray_address: address of a running Ray cluster; default starts Ray on this machine for the command.
     """
-    from lfm_policy.evaluation.files import check_outputs
+    from lfm_policy.evaluation.files import check_outputs, write_json
 
-    check_outputs({"out": out}, overwrite)
-    for option, value in {"n": n, "n_procs": n_procs, "max_attempts": max_attempts}.items():
+    check_outputs({"out": out, "json": json}, overwrite)
+    for option, value in {"n": n, "max_attempts": max_attempts}.items():
         if value is not None and value < 1:
             raise LFMError(f"--{option} {value}: must be 1 or more")
     if seed < 0:
@@ -48,28 +68,57 @@ def collect(
     if not 0 <= valid_fraction < 1:
         raise LFMError(f"--valid_fraction {valid_fraction}: must be 0 or more and below 1")
 
+    from lfm_policy.evaluation.attempts import attempts_folder
     from lfm_policy.evaluation.collect import record_demonstrations
     from lfm_policy.evaluation.environment import EnvSpec
+    from lfm_policy.evaluation.executor import Executor
 
-    recording = record_demonstrations(
-        out,
-        EnvSpec(env_id_of_task(task), env_kwargs or {}, observation or {}, success_key),
-        n,
-        expert=expert,
-        n_procs=n_procs,
-        seed=seed,
-        valid_fraction=valid_fraction,
-        overwrite=overwrite,
-        max_attempts=max_attempts,
-        progress=True,
-    )
-    megabytes = recording.path.stat().st_size / 1e6
-    mean = recording.n_frames / recording.n_episodes
-    print(
-        f"{out}: {recording.n_episodes} demonstrations of {mean:.1f} steps on average, "
-        f"from {recording.n_attempts} attempts; {megabytes:.1f} MB, {recording.seconds:.0f} s"
-    )
+    try:
+        collected = record_demonstrations(
+            out,
+            EnvSpec(env_id_of_task(task), env_kwargs or {}, observation or {}, success_key),
+            n,
+            expert=expert,
+            n_procs=Executor(executor, n_procs, ray_address),
+            seed=seed,
+            valid_fraction=valid_fraction,
+            overwrite=overwrite,
+            resume=resume,
+            max_attempts=max_attempts,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        if (folder := attempts_folder(Path(out))).exists():
+            print(f"{folder}: keeps the finished attempts; go on with --resume true", file=sys.stderr)
+        raise
+    print_collected(collected)
+    if json is not None:
+        write_json(json, collected.to_json())
+        print(f"written    {json}")
     return 0
+
+
+def print_collected(collected: Collected) -> None:
+    """Print what a collection came to, a line a subject."""
+    summary = collected.summary()
+    (low, high), lengths = summary["wilson95"], summary["lengths"]
+    n, attempts, failed = summary["n_success"], summary["n_attempts"], summary["failed_seeds"]
+    megabytes = collected.path.stat().st_size / 1e6
+    print(f"{collected.path}: {n} demonstrations, {collected.n_frames} frames, {megabytes:.1f} MB")
+    rate = f"{n} of {attempts} attempts = {summary['success_rate']:.3f} (95 % {low:.3f} to {high:.3f})"
+    print(f"success    {rate}")
+    if failed:
+        print(f"failed     seed {', '.join(map(str, failed[:SHOWN]))}{', …' if len(failed) > SHOWN else ''}")
+    spread = f"sd {lengths['sd']:.1f}, {lengths['min']} to {lengths['max']}, median {lengths['median']:.0f}"
+    print(f"length     {lengths['mean']:.1f} steps on average, {spread}")
+    for choice, counts in summary["strategies"].items():
+        print(f"strategy   {choice}: " + ", ".join(f"{value} {count / n:.0%}" for value, count in counts.items()))
+    cores = f"{summary['core_seconds_per_episode']:.2f} s of a core for each demonstration"
+    if summary["n_kept"]:
+        print(f"time       {collected.seconds:.1f} s beside {summary['n_kept']} attempts kept from before; {cores}")
+    else:
+        wall = summary["wall_seconds_per_episode"]
+        print(f"time       {collected.seconds:.1f} s, {wall:.2f} s and {cores}")
 
 
 def env_id_of_task(task: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,7 @@ def inspect_file(path: str | Path, installed: str | None = None) -> Report:
         demos = hdf5.demo_names(file)
         masks, env_args = hdf5.masks(file), hdf5.read_env_args(file)
         contents = _read(file, demos)
+        strategies = describe_strategies(file, demos)
         bookkeeping = _find_bookkeeping(file, contents.lengths, env_args, installed)
     keys = tuple(_summary(key, contents) for key in contents.shapes)
     findings = [
@@ -86,7 +89,7 @@ def inspect_file(path: str | Path, installed: str | None = None) -> Report:
         keys=keys,
         masks={key: len(names) for key, names in masks.items()},
         env_args=env_args,
-        environment=describe_environment(env_args),
+        environment={**describe_environment(env_args), **strategies},
         findings=tuple(findings),
     )
 
@@ -159,6 +162,18 @@ def describe_environment(env_args: Mapping[str, Any]) -> dict[str, str]:
         kind = "absolute" if commands_are_absolute(env_args) else "delta"
         told["actions"] = f"{kind}, {arm.get('type', 'OSC_POSE')}, frame {arm['input_ref_frame']}"
     return {name: text for name, text in told.items() if text}
+
+
+def describe_strategies(file: h5py.File, demos: list[str]) -> dict[str, str]:
+    """Which strategies a scripted expert chose, and in how many demonstrations; empty where none is told."""
+    counts: dict[str, Counter[str]] = {}
+    for demo in demos:
+        for choice, value in json.loads(file["data"][demo].attrs.get("strategy", "{}")).items():
+            counts.setdefault(f"strategy: {choice}", Counter())[value] += 1
+    return {
+        choice: ", ".join(f"{value} {count}" for value, count in sorted(counted.items()))
+        for choice, counted in counts.items()
+    }
 
 
 def _read(file: h5py.File, demos: list[str]) -> _Contents:

@@ -25,7 +25,8 @@ class DatasetWriter:
     An exception (Ctrl-C too) removes what was written; an existing `path` is refused unless `overwrite`.
     `env_args` is robomimic's {"env_name", "type", "env_version", "env_kwargs"}; {} for a robot of one's own. At
     the end the episodes are split into `mask/train` and `mask/valid`, `valid_fraction` of them (seeded) to
-    validate; 0 writes none. `masks`, filter key to episode names, are written instead if there are any.
+    validate; 0 writes none. `masks`, filter key to episode names, are written instead if there are any. `attrs`
+    are further attributes of `data`. `folder`, of the same disk, holds the file until it is whole.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class DatasetWriter:
         valid_fraction: float = 0.1,
         seed: int = 0,
         masks: Mapping[str, Sequence[str]] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.n_episodes = 0
@@ -46,9 +49,10 @@ class DatasetWriter:
         self._seed = seed
         self._masks = masks or {}
         self._dims: dict[str, tuple[int, ...]] = {}
-        self._refuse_existing()
+        self._attrs = attrs or {}
+        refuse_existing(self.path, overwrite)
         self._env_args = json.dumps(dict(env_args or {}), indent=4)
-        self._temporary = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        self._temporary = (folder or self.path.parent) / f"{self.path.name}.tmp-{os.getpid()}"
         self._file: h5py.File | None = None
 
     def __enter__(self) -> Self:
@@ -155,10 +159,12 @@ class DatasetWriter:
             raise LFMError(f"{self.path}: no episode was recorded, nothing written")
         file["data"].attrs["total"] = self.n_frames
         file["data"].attrs["env_args"] = self._env_args
+        for key, value in self._attrs.items():
+            file["data"].attrs[key] = value
         for key, chosen in (self._masks or self._split()).items():
             file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
         file.close()
-        self._refuse_existing()
+        refuse_existing(self.path, self._overwrite)
         os.replace(self._temporary, self.path)
 
     def _split(self) -> dict[str, list[str]]:
@@ -168,9 +174,11 @@ class DatasetWriter:
         train, valid = split_episodes(names, self._valid_fraction, self._seed)
         return {"train": train, "valid": valid}
 
-    def _refuse_existing(self) -> None:
-        if self.path.exists() and not self._overwrite:
-            raise LFMError(f"{self.path}: exists already; choose another name or pass --overwrite true")
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """LFMError for a file that is there and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise LFMError(f"{path}: exists already; choose another name or pass --overwrite true")
 
 
 def _numbers(values: ArrayLike) -> np.ndarray:

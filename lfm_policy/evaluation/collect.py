@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib
+import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
-import numpy as np
 from tqdm import tqdm
 
-from lfm_policy.data.writer import DatasetWriter
-from lfm_policy.evaluation.environment import Described, EnvSpec, env_name, horizon, is_success, observe
-from lfm_policy.evaluation.executor import map_seeds
+from lfm_policy.data.writer import DatasetWriter, refuse_existing
+from lfm_policy.evaluation.attempts import Attempts, GaveUp, keeping_attempts
+from lfm_policy.evaluation.collected import Collected
+from lfm_policy.evaluation.demonstration import Attempt, Demonstration, Expert, demonstrate
+from lfm_policy.evaluation.environment import Described, EnvSpec, horizon
+from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
+from lfm_policy.provenance import provenance, versions
 
 MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to
 MAX_ATTEMPTS = 10
-# what is recorded of every step where the environment offers it
-STEP_SOURCES = {"states": "state", "gripper_action": "state", "actions_abs": "info"}
-
-
-@dataclass
-class Demonstration:
-    """One attempt of T steps; `datasets` are arguments of `DatasetWriter.add_episode`, {} for a failure."""
-
-    seed: int
-    success: bool
-    length: int
-    env_args: dict[str, Any]
-    datasets: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a recording came to."""
-
-    path: Path
-    n_episodes: int
-    n_frames: int
-    n_attempts: int
-    seconds: float
-
-
-class Expert(Protocol):
-    """What demonstrates: its next action from what it knows of the environment, until it is done."""
-
-    @property
-    def done(self) -> bool: ...
-    def act(self) -> Any: ...
+# other versions of these may make another attempt of the same seed
+DECISIVE = ("lfm_policy", "numpy", "gymnasium", "robosuite", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -93,44 +67,13 @@ class CollectTask:
         self.env = Described(inner, job.env.observation, job.env.success_key)
 
     def __call__(self, seed: int) -> Demonstration:
+        begin = time.process_time()
         demonstration = demonstrate(self.env, self.make_expert, seed, self.limit, bool(self.job.expert))
-        own = getattr(self.env.unwrapped, "env_args", None)
-        return replace(demonstration, env_args=own or self.job.env.env_args(self.env))
+        env_args = getattr(self.env.unwrapped, "env_args", None) or self.job.env.env_args(self.env)
+        return replace(demonstration, env_args=env_args, core_seconds=time.process_time() - begin)
 
     def close(self) -> None:
         self.env.close()
-
-
-def demonstrate(
-    env: gymnasium.Env,
-    make_expert: Callable[[gymnasium.Env, int], Expert],
-    seed: int,
-    limit: int | None = None,
-    ends: bool = False,
-) -> Demonstration:
-    """Let an expert act from the first state of `seed` until it is done, or at the limit.
-
-    A success is one that still holds at the last step: an expert goes on for a while after reaching it, so
-    that a policy learns to hold what it has reached. `ends` stops where the environment says so, too.
-    """
-    inner: Any = env.unwrapped
-    observation, _ = env.reset(seed=seed)
-    read_state: Callable[[], dict[str, Any]] = getattr(inner, "get_state", dict)
-    steps, over = _Steps(read_state()), False
-    try:
-        expert = make_expert(env, seed)
-    except ValueError as error:
-        told = str(error).removeprefix(f"{env_name(env)}: ")
-        raise LFMError(f"environment {env_name(env)}: {told}") from error
-    while not (expert.done or over) and (limit is None or len(steps) < limit):
-        state = read_state()
-        action = np.array(expert.act(), dtype=env.action_space.dtype)
-        after, reward, terminated, truncated, info = env.step(action)
-        steps.append(observe(observation), action, float(reward), state, info)
-        observation, over = after, ends and (terminated or truncated)
-    success = bool(steps.dones) and steps.dones[-1]
-    datasets = steps.datasets(seed, observe(observation)) if success else {}
-    return Demonstration(seed, success, len(steps), {}, datasets)
 
 
 def _imported(path: str) -> Callable[[gymnasium.Env, int], Expert]:
@@ -141,109 +84,117 @@ def _imported(path: str) -> Callable[[gymnasium.Env, int], Expert]:
         raise LFMError(f"--expert {path}: cannot be imported ({error}); give module:function") from error
 
 
-class _Steps:
-    """What is noted at every step, and from it the datasets of a demonstration."""
-
-    def __init__(self, first_state: Mapping[str, Any]) -> None:
-        self.first_state = first_state
-        self.observations: list[dict[str, np.ndarray]] = []
-        self.rewards: list[float] = []
-        self.dones: list[bool] = []
-        self.rows: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def __len__(self) -> int:
-        return len(self.observations)
-
-    def append(
-        self,
-        observation: dict[str, np.ndarray],
-        action: np.ndarray,
-        reward: float,
-        state: Mapping[str, Any],
-        info: Mapping[str, Any],
-    ) -> None:
-        """Observation and state are those before the action, reward and info those after it."""
-        self.observations.append(observation)
-        self.rewards.append(reward)
-        self.dones.append(is_success(info))
-        self.rows["actions"].append(action)
-        for key, source in STEP_SOURCES.items():
-            values = state if source == "state" else info
-            if key in values:
-                self.rows[key].append(np.array(values[key]))
-
-    def datasets(self, seed: int, final: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The arguments of `DatasetWriter.add_episode`."""
-        attrs: dict[str, Any] = {"seed": seed}
-        if self.first_state.get("initial_joint") is not None:
-            attrs["initial_joint"] = np.asarray(self.first_state["initial_joint"])
-        return {
-            "obs": {key: np.stack([row[key] for row in self.observations]) for key in final},
-            "rewards": np.array(self.rewards),
-            # robomimic's done_mode 2: every successful state, and the last in any case
-            "dones": np.array([*self.dones[:-1], True]),
-            "model_file": self.first_state.get("model_file"),
-            "final_obs": dict(final),
-            "attrs": attrs,
-            **{key: np.stack(rows) for key, rows in self.rows.items()},
-        }
-
-
 def record_demonstrations(
     path: str | Path,
     env: EnvSpec,
     n: int,
     *,
     expert: str = "",
-    n_procs: int = 1,
+    n_procs: int | Executor = 1,
     seed: int = 0,
     valid_fraction: float = 0.1,
     overwrite: bool = False,
+    resume: bool = False,
     max_attempts: int | None = None,
     progress: bool = False,
 ) -> Collected:
     """Write the first `n` successes over the seeds `seed`, `seed + 1`, … to a robomimic dataset.
 
-    expert: see `CollectJob`. The datasets do not depend on `n_procs`.
+    expert: see `CollectJob`. n_procs: processes, or an `Executor`; the file does not depend on it. Finished
+    attempts are kept in `<path>.attempts` until the file is written; `resume` goes on from those of an interrupted
+    call, to the same file, where environment, expert, seed and versions are the same.
     LFMError, and nothing is written, if fewer than a tenth of at least max(20, n) attempts succeed, or
     `max_attempts` (default 10 n) do not suffice.
     """
-    begin = time.perf_counter()
-    limit = max_attempts or MAX_ATTEMPTS * n
-    results = map_seeds(CollectJob(env, expert), range(seed, seed + limit), n_procs)
-    with contextlib.closing(results), progress_bar("demonstrations", n, progress) as bar:
-        successes = _successes(results, env.env_id, n, bar)
-        last = next(successes)
-        options: dict[str, Any] = {"valid_fraction": valid_fraction, "seed": seed}
-        with DatasetWriter(path, last.env_args, overwrite=overwrite, **options) as writer:
-            writer.add_episode(**last.datasets)
-            for last in successes:
-                writer.add_episode(**last.datasets)
-    attempts, seconds = last.seed - seed + 1, time.perf_counter() - begin
-    return Collected(Path(path), writer.n_episodes, writer.n_frames, attempts, seconds)
+    begin, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
+    path, executor, job = Path(path), Executor.of(n_procs), CollectJob(env, expert)
+    refuse_existing(path, overwrite)
+    seeds = range(seed, seed + (max_attempts or MAX_ATTEMPTS * n))
+    with keeping_attempts(path, decisive_settings(job, seed), resume, overwrite) as kept:
+        n_kept = len(kept.seeds() & set(seeds))
+        with contextlib.closing(_attempted(kept, job, seeds, executor)) as outcomes:
+            bar = progress_bar("demonstrations", n, progress)
+            attempts = _until_enough(outcomes, env.env_id, n, bar)
+        n_frames = _write(path, kept, attempts, overwrite=overwrite, valid_fraction=valid_fraction, seed=seed)
+    seconds = time.perf_counter() - begin
+    return Collected(
+        path=path,
+        attempts=tuple(attempts),
+        n_frames=n_frames,
+        seconds=seconds,
+        n_kept=n_kept,
+        context={
+            **provenance(),
+            "env_id": env.env_id,
+            "expert": expert,
+            "executor": executor.kind,
+            "n_procs": executor.n_procs,
+            "started": started.isoformat(timespec="seconds"),
+            "wall_seconds": round(seconds, 3),
+        },
+    )
 
 
-def _successes(results: Iterable[Demonstration], env_id: str, n: int, bar: tqdm[Any]) -> Iterator[Demonstration]:
-    """The first n successes; LFMError if they are too rare or do not come."""
-    successes = attempts = 0
-    for attempts, demonstration in enumerate(results, 1):
-        successes += demonstration.success
-        bar.set_postfix_str(f"success {successes}/{attempts}", refresh=False)
-        if demonstration.success:
-            bar.update()
-            yield demonstration
-        if successes == n:
-            return
-        _check_rate(env_id, successes, attempts, n)
-    raise LFMError(
-        f"environment {env_id}: {successes} of {attempts} attempts succeeded, {n} wanted; "
+def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
+    """What decides an attempt beside its own seed; `seed` is the first."""
+    found = versions()
+    return {
+        "env_id": job.env.env_id,
+        "env_kwargs": dict(job.env.env_kwargs),
+        "observation": dict(job.env.observation),
+        "success_key": job.env.success_key,
+        "expert": job.expert,
+        "seed": seed,
+        **{f"version of {package}": found[package] for package in DECISIVE if package in found},
+    }
+
+
+def _attempted(kept: Attempts, job: CollectJob, seeds: Sequence[int], executor: Executor) -> Generator[Attempt]:
+    """What the attempts came to, in the order of the seeds; those that are not kept yet are made."""
+    found = kept.seeds()
+    missing = [seed for seed in seeds if seed not in found]
+    with contextlib.closing(map_seeds(job, missing, executor, kept.write)) as made:
+        for seed in seeds:
+            if seed not in found:
+                next(made)
+            yield kept.outcome(seed)
+
+
+def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[Any]) -> list[Attempt]:
+    """The attempts up to the nth success; LFMError if successes are too rare or do not come."""
+    attempts: list[Attempt] = []
+    successes = 0
+    with bar:
+        for attempt in outcomes:
+            attempts.append(attempt)
+            successes += attempt.success
+            bar.set_postfix_str(f"success {successes}/{len(attempts)}", refresh=False)
+            bar.update(attempt.success)
+            if successes == n:
+                return attempts
+            _check_rate(env_id, successes, len(attempts), n)
+    raise GaveUp(
+        f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted; "
         "raise --max_attempts or lower --n; nothing written"
     )
 
 
 def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:
     if attempts >= max(20, n) and successes < MIN_SUCCESS_RATE * attempts:
-        raise LFMError(
+        raise GaveUp(
             f"environment {env_id}: its expert succeeded in {successes} of {attempts} attempts, fewer than "
             f"{MIN_SUCCESS_RATE:.0%}; nothing written"
         )
+
+
+def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], **options: Any) -> int:
+    """Write the successes among the attempts to a dataset; its frames."""
+    seeds = [attempt.seed for attempt in attempts if attempt.success]
+    failed = [attempt.seed for attempt in attempts if not attempt.success]
+    # as text: an attribute of numbers has a limit of 64 kB
+    attrs = {"attempts": len(attempts), "failed_seeds": json.dumps(failed)}
+    env_args = kept.read(seeds[0]).env_args
+    with DatasetWriter(path, env_args, attrs=attrs, folder=kept.folder, **options) as writer:
+        for seed in seeds:
+            writer.add_episode(**kept.read(seed).datasets)
+    return writer.n_frames

@@ -1,6 +1,6 @@
-"""One task over many seeds: in this process or over several; results come in the order of the seeds.
+"""One task over many seeds: in this process, several, or a Ray cluster; results come in the order of the seeds.
 
-A pool of our own rather than a library's, for three things those do not give: a process that dies (out of
+A pool of processes of our own rather than a library's, for three things those do not give: a process that dies (out of
 memory) is told with the seed it had, workers end when their parent does, and stopping them at any moment
 cannot hang, since every worker has its own pipe and no lock is shared.
 """
@@ -15,15 +15,17 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from lfm_policy.flow.errors import LFMError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+Kind = Literal["processes", "ray"]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -37,32 +39,81 @@ class Task(Protocol[T_co]):
         ...
 
 
-def map_seeds(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Generator[T]:
+@dataclass(frozen=True)
+class Executor:
+    """Where tasks run: `n_procs` processes of this machine, or as many workers of a Ray cluster.
+
+    address: that of a running cluster; None starts a Ray on this machine. LFMError on values that do not fit.
+    """
+
+    kind: Kind = "processes"
+    n_procs: int = 1
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_procs < 1:
+            raise LFMError(f"--n_procs {self.n_procs}: must be 1 or more")
+        if self.kind not in get_args(Kind):
+            raise LFMError(f"--executor {self.kind}: must be one of {', '.join(get_args(Kind))}")
+        if self.address is not None and self.kind != "ray":
+            raise LFMError(f"--ray_address {self.address}: needs --executor ray")
+
+    @classmethod
+    def of(cls, n_procs: int | Executor) -> Executor:
+        """An executor as it is; a number is that of processes."""
+        return n_procs if isinstance(n_procs, Executor) else cls(n_procs=n_procs)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it starts nothing."""
+        return self.kind == "processes" and self.n_procs == 1
+
+
+def ignore(result: object) -> None:
+    """What is done with a result that arrives, unless somebody asks for more."""
+
+
+def map_seeds(
+    start: Callable[[], Task[T]],
+    seeds: Sequence[int],
+    n_procs: int | Executor,
+    arrived: Callable[[T], object] = ignore,
+) -> Generator[T]:
     """`start()(seed)` for every seed, in the order of the seeds.
 
-    Each process calls `start` once; beyond one process it and the results must pickle. Closing the iterator
-    before its end stops the workers. An exception becomes an LFMError that names the seed.
+    n_procs: processes, or an `Executor`. Each process calls `start` once; beyond one process it and the results
+    must pickle. `arrived` is called with each result once it is there, whatever its place in the order. Closing
+    the iterator before its end stops the workers. An exception becomes an LFMError that names the seed.
     """
-    if n_procs < 1:
-        raise LFMError(f"--n_procs {n_procs}: must be 1 or more")
-    count = min(n_procs, len(seeds))
-    return process_pool(start, seeds, count) if count > 1 else in_process(start, seeds)
+    executor = Executor.of(n_procs)
+    count = min(executor.n_procs, len(seeds))
+    if executor.kind == "ray" and seeds:
+        from lfm_policy.evaluation.ray_executor import ray_pool
+
+        return ray_pool(start, seeds, count, executor.address, arrived)
+    return process_pool(start, seeds, count, arrived) if count > 1 else in_process(start, seeds, arrived)
 
 
-def in_process(start: Callable[[], Task[T]], seeds: Sequence[int]) -> Generator[T]:
+def in_process(
+    start: Callable[[], Task[T]], seeds: Sequence[int], arrived: Callable[[T], object] = ignore
+) -> Generator[T]:
     """The executor without processes."""
     task = start()
     try:
         for seed in seeds:
             try:
-                yield task(seed)
+                result = task(seed)
             except Exception as error:
-                raise _named(error, seed) from error
+                raise named(error, seed) from error
+            arrived(result)
+            yield result
     finally:
         task.close()
 
 
-def process_pool(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int) -> Generator[T]:
+def process_pool(
+    start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: int, arrived: Callable[[T], object] = ignore
+) -> Generator[T]:
     """The executor over spawned processes of one BLAS thread each; whoever is free takes the next seed."""
     remaining = enumerate(seeds)
     given: dict[Connection, tuple[int, int]] = {}
@@ -83,6 +134,7 @@ def process_pool(start: Callable[[], Task[T]], seeds: Sequence[int], n_procs: in
                 assert isinstance(ready, Connection)
                 index, seed = given.pop(ready)
                 results[index] = _receive(ready, workers[ready], seed)
+                arrived(results[index])
                 give(ready)
             while next_index in results:
                 yield results.pop(next_index)
@@ -94,7 +146,7 @@ def _workers(start: Callable[[], Any], count: int) -> Iterator[dict[Connection, 
     """`count` processes that wait for seeds; all ended on leaving, however that comes about."""
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
-    payload = _pickled(start)
+    payload = pickled(start)
     try:
         with _worker_environment():
             for _ in range(count):
@@ -135,12 +187,15 @@ def _worker_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _pickled(start: Callable[[], Any]) -> bytes:
+def pickled(start: Callable[[], Any]) -> bytes:
+    """What another process makes `start` of; LFMError if it cannot be sent."""
     # by value: torch's pickler for processes passes memory on, and that of a generator's state is gone by then
     try:
         return pickle.dumps(start)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise LFMError(f"--n_procs: cannot be sent to another process ({error}); use 1") from error
+        raise LFMError(
+            f"--n_procs: cannot be sent to another process ({error}); use 1, and no --executor ray"
+        ) from error
 
 
 def _work(payload: bytes, connection: Connection) -> None:
@@ -154,7 +209,7 @@ def _work(payload: bytes, connection: Connection) -> None:
                 task = task or pickle.loads(payload)()
                 result = task(seed)
             except Exception as error:
-                failure = _named(error, seed)
+                failure = named(error, seed)
                 # a cause does not survive pickling, a note does
                 failure.add_note(traceback.format_exc())
             connection.send((result, failure))
@@ -183,7 +238,8 @@ def _receive(connection: Connection, process: BaseProcess, seed: int) -> Any:
     return result
 
 
-def _named(error: Exception, seed: int) -> LFMError:
+def named(error: Exception, seed: int) -> LFMError:
+    """The error as one line that names the seed; an LFMError stays as it is."""
     if isinstance(error, LFMError):
         return error
     text = " ".join(str(error).split())
