@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envs.experts.can import CanExpert
 from envs.experts.common import PhasedExpert
 from envs.experts.lift import LiftExpert
+from envs.experts.square import SquareExpert
 from envs.experts.toolhang import ToolHangExpert
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
 
-EXPERTS: dict[str, type[PhasedExpert]] = {"Lift": LiftExpert, "ToolHang": ToolHangExpert}
+EXPERTS: dict[str, type[PhasedExpert]] = {
+    "Lift": LiftExpert,
+    "Can": CanExpert,
+    "Square": SquareExpert,
+    "ToolHang": ToolHangExpert,
+}
 """Expert by the task's short name."""
 
 

@@ -48,6 +48,11 @@ class PhasedExpert(ABC):
         """The habits of this episode; tasks that ask for others overrule it."""
         return Habits.draw(self.rng)
 
+    def choose(self, name: str, *ways: str) -> str:
+        """One of several ways, each as likely as the others; noted in `strategy`."""
+        self.strategy[name] = ways[int(self.rng.integers(len(ways)))]
+        return self.strategy[name]
+
     @property
     def done(self) -> bool:
         """Whether the task has been solved for long enough to end the demonstration."""

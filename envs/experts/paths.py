@@ -1,0 +1,25 @@
+"""Points that a hand goes around by: beside the straight way to where it goes, and beyond where it stops."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.experts.phases import Array
+
+UP = np.array([0.0, 0.0, 1.0])
+
+
+def beside(start: Array, end: Array, metres: float) -> Array:
+    """The point (3,) that lies halfway and `metres` to the left of the way, seen from above; negative is right."""
+    return (start + end) / 2 + metres * np.cross(UP, heading(start, end))
+
+
+def beyond(start: Array, end: Array, metres: float) -> Array:
+    """The point (3,) at which one who does not stop at the end has gone too far by `metres`, at its height."""
+    return end + metres * heading(start, end)
+
+
+def heading(start: Array, end: Array) -> Array:
+    """Horizontal unit vector (3,) from one point to another, which is not straight above it."""
+    way = (end - start) * (1 - UP)
+    return way / np.linalg.norm(way)
