@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -16,6 +17,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     """
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def wilson_rate(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a rate whose precision is that of `n` independent episodes, n any positive number.
+
+    With n = rate (1 - rate) / variance it holds for rates of clustered episodes (Korn and Graubard 1998).
+    """
+    z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -1,0 +1,231 @@
+"""The policies of a comparison: named on the command line, found, loaded, and refused where they do not compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lfm_policy.data.action_space import major_minor
+from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
+from lfm_policy.evaluation.rollout import CheckpointSource, RolloutJob, rollout_job
+from lfm_policy.evaluation.rows import differences
+from lfm_policy.flow.errors import LFMError
+from lfm_policy.policy import PolicySpec, find_checkpoint
+from lfm_policy.policy.serialization import MODEL_FILE, read_description
+from lfm_policy.provenance import versions, without_cwd
+
+NAME = re.compile(r"[\w.+-]+(@[\w.+-]+)?")
+# what a row depends on; other packages may change between one part of a comparison and the next
+PACKAGES = ("lfm_policy", "torch", "numpy", "diffusers", "gymnasium", "robosuite", "mujoco")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`label=path,path` of a command line: several checkpoints are training runs of one method, or candidates."""
+
+    label: str
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One checkpoint with one sampler, loaded once to see that it can be rolled out."""
+
+    label: str
+    folder: Path
+    description: Mapping[str, Any]
+    spec: PolicySpec
+    sampler: Any
+    nfe: int
+    multiply_adds: int
+    job: RolloutJob
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The training run's config, empty where the checkpoint tells none."""
+        return self.description.get("config") or {}
+
+    @property
+    def training_seed(self) -> int | None:
+        """Seed of the training run."""
+        return self.config.get("seed")
+
+    @property
+    def step(self) -> float | None:
+        """Optimiser steps that each sub-flow's network has seen, on average."""
+        step, flow = self.description.get("step"), self.config.get("flow") or {}
+        return None if step is None else step / flow.get("n_subflows", 1)
+
+    @property
+    def epochs(self) -> float | None:
+        """The same in passes over the training windows, where the checkpoint tells."""
+        return self.description.get("epochs")
+
+    def identity(self, max_steps: int | None) -> dict[str, Any]:
+        """What decides its rows: weights and settings by hash, sampler, environment, versions."""
+        built = {"spec": self.description["spec"], "model": self.description["model"]}
+        installed = versions()
+        return {
+            "checkpoint": {
+                "model_sha256": _sha256((self.folder / MODEL_FILE).read_bytes()),
+                "policy_sha256": _sha256(json.dumps(built, sort_keys=True).encode()),
+                "type": self.description["type"],
+                "step": self.description.get("step"),
+                "sampler": self.sampler,
+            },
+            "environment": {**asdict(self.job.env), "max_steps": max_steps},
+            "versions": {name: installed[name] for name in PACKAGES if name in installed},
+        }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def parse_entry(text: str) -> Entry:
+    """An entry from `[name[@point]=]PATH[,PATH...]`; without a name, that of the run's folder."""
+    name, equals, paths = text.partition("=")
+    if not equals or "/" in name:
+        name, paths = "", text
+    folders = tuple(find_policy(path) for path in paths.split(",") if path)
+    if not folders:
+        raise LFMError(f"{text}: names no checkpoint; give name=PATH")
+    if len(set(folders)) < len(folders):
+        raise LFMError(f"{text}: names one checkpoint twice; give each once")
+    label = name or _run_name(folders[0])
+    if not NAME.fullmatch(label):
+        raise LFMError(f"{text}: '{label}' is no name; use letters, digits and . _ + -, as name or name@point")
+    return Entry(label, folders)
+
+
+def parse_entries(texts: Iterable[str]) -> list[Entry]:
+    """Entries of different labels; LFMError where two have the same."""
+    entries: dict[str, Entry] = {}
+    for text in texts:
+        entry = parse_entry(text)
+        if entry.label in entries:
+            raise LFMError(f"{text}: {entry.label} is there already; give its paths with commas, or another name")
+        entries[entry.label] = entry
+    return list(entries.values())
+
+
+def find_policy(path: str) -> Path:
+    """The checkpoint's folder that `path` is, that is newest in a run's folder, or in the run of a training YAML."""
+    if Path(path).suffix not in (".yaml", ".yml"):
+        return find_checkpoint(path)
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LFMError(f"{path}: cannot be read ({' '.join(str(error).split())}); give a training config") from error
+    output_dir = config.get("output_dir") if isinstance(config, dict) else None
+    if not output_dir:
+        raise LFMError(
+            f"{path}: names no output_dir; train with `lfm train --config {path} --output_dir DIR` and give DIR"
+        )
+    try:
+        return find_checkpoint(output_dir)
+    except LFMError as error:
+        raise LFMError(
+            f"{path}: its output_dir {output_dir} holds no checkpoint; train with `lfm train --config {path}`"
+        ) from error
+
+
+def _run_name(folder: Path) -> str:
+    """`lfm` of runs/lfm/checkpoints/step_40, and of a checkpoint's own folder runs/lfm."""
+    run = folder.resolve()
+    return run.parent.parent.name if run.parent.name == CHECKPOINTS else run.name
+
+
+def load(
+    label: str,
+    folder: Path,
+    env: EnvSpec,
+    max_steps: int | None = None,
+    solver_steps: int | None = None,
+    solver: str | None = None,
+) -> Contestant:
+    """A checkpoint, with another number of solver steps where it has a sampler."""
+    source = CheckpointSource(folder)
+    policy: Any = source()
+    if solver_steps is not None and policy.sampler is not None:
+        source = CheckpointSource(folder, solver, solver_steps)
+        policy = source()
+        label = f"{label}{'.' if '@' in label else '@'}{solver_steps}"
+    job = rollout_job(policy, str(folder), env, max_steps, source)
+    description = read_description(folder)
+    return Contestant(label, folder, description, policy.spec, policy.sampler, policy.nfe, policy.multiply_adds, job)
+
+
+def check_data(contestants: Sequence[Contestant], allow: bool) -> list[str]:
+    """How the data differ that they were trained on; LFMError unless that is allowed."""
+    first = contestants[0]
+    found = [told for other in contestants[1:] for told in _data_differences(first, other)]
+    found = list(dict.fromkeys(found))
+    if found and not allow:
+        raise LFMError(
+            f"trained on different data ({'; '.join(found[:4])}); train on the same, or add --allow_different_data true"
+        )
+    return found
+
+
+def _data_differences(first: Contestant, other: Contestant) -> list[str]:
+    was, now = _data(first), _data(other)
+    if was["sha256"] == now["sha256"]:  # a file may have been renamed
+        was["file"] = now["file"]
+    return differences(was, now, (first.label, other.label))
+
+
+def _data(contestant: Contestant) -> dict[str, Any]:
+    dataset, told = contestant.description.get("dataset") or {}, contestant.config.get("data") or {}
+    # which of its episodes were trained on
+    split = {key: told.get(key) for key in ("filter_key", "valid_fraction")} if told else {}
+    return {key: dataset.get(key) for key in ("file", "sha256")} | split
+
+
+def check_environment(contestants: Sequence[Contestant]) -> int | None:
+    """The step limit of the environment they share; LFMError where it is not one, or they do not fit it."""
+    first = contestants[0]
+    for other in contestants[1:]:
+        told = differences(_environment(first), _environment(other), (first.label, other.label))
+        if told:
+            raise LFMError(
+                f"{first.label} and {other.label} act in different environments ({'; '.join(told[:4])}); "
+                "compare policies of one environment"
+            )
+    env = first.job.make_env()
+    try:
+        for contestant in contestants:
+            check_fit(contestant.spec, env, str(contestant.folder))
+        return first.job.max_steps or horizon(env)
+    finally:
+        env.close()
+
+
+def _environment(contestant: Contestant) -> dict[str, Any]:
+    spec = contestant.spec
+    version = major_minor(spec.env_version) if spec.env_version else ""
+    return {**asdict(contestant.job.env), "version": version, "action_space": spec.action_space.to_dict()}
+
+
+def check_seeds(contestants: Sequence[Contestant], reported: range, selected: range) -> None:
+    """LFMError where a checkpoint could have been chosen by the seeds that are reported, naming them."""
+    _check_apart(reported, selected, "--select_seed: selection on", "choose other --select_seed")
+    for contestant in contestants:
+        rollout = contestant.config.get("rollout") or {}
+        seen = range(rollout.get("seed", 0), rollout.get("seed", 0) + rollout.get("n_rollouts", 0))
+        where = f"{without_cwd(str(contestant.folder))}: its training rolled out on"
+        _check_apart(reported, seen, where, "choose another --seed")
+
+
+def _check_apart(reported: range, others: range, where: str, remedy: str) -> None:
+    both = range(max(reported.start, others.start), min(reported.stop, others.stop))
+    if both:
+        raise LFMError(f"{where} seeds {both[0]} to {both[-1]}, which are reported; {remedy}")
