@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.experts.common import PhasedExpert
-from envs.experts.paths import beside, beyond
+from envs.experts.paths import beside, beyond, pulled_in
 from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose, pointing_down
 
-CAN = "Can_main"
+CAN, BASE = "Can_main", "robot0_base"
 HOME_YAW = np.pi / 2
 # the middle of the compartment is out of reach of a hand that points down; this is inside it, nearer to the robot
 DROP = np.array([0.155, 0.345])
 # metres beside the straight way; to the right the arm is soon stretched
 BESIDE = {"left": (0.07, 0.11), "right": (-0.08, -0.05)}
+# metres from the base at which the arm is not stretched yet, wherever the hand goes around by
+REACH = 0.76
 # metres beside the can's middle from which the hand may go down
 CENTRED = 0.01
 # degrees that the round can is grasped at, against the hand's first yaw
@@ -51,13 +53,15 @@ class CanExpert(PhasedExpert):
             return Pose(self.body_position(CAN) + offset, rotation)
 
         def past_can() -> Pose:
-            return Pose(beyond(start, over_can(hover).position, too_far), rotation)
+            point = beyond(start, over_can(hover).position, too_far)
+            return Pose(pulled_in(point, self.body_position(BASE), REACH), rotation)
 
         def lowered() -> Pose:
             goal, hand = over_can(grasp), self.hand().position
             off = np.linalg.norm(hand[:2] - goal.position[:2])
             # sideways first: beside its middle a finger would come down on the can
-            return Pose(np.append(goal.position[:2], hand[2]), rotation) if off > CENTRED else goal
+            height = min(hand[2], over_can(hover).position[2]) if off > CENTRED else goal.position[2]
+            return Pose(np.append(goal.position[:2], height), rotation)
 
         past = Phase("past", past_can, OPEN, 1, 60, tolerance=(0.025, np.inf))
         return [
@@ -76,7 +80,7 @@ class CanExpert(PhasedExpert):
         drop = np.append(DROP + rng.uniform(-0.015, 0.015, 2), carried)
         put = np.append(drop[:2], rng.uniform(0.90, 0.95))
         start = np.append(self.body_position(CAN)[:2], raised)
-        around = beside(start, drop, aside)
+        around = pulled_in(beside(start, drop, aside), self.body_position(BASE), REACH)
         opening = int(rng.integers(6, 9))
 
         return [

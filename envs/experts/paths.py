@@ -19,6 +19,12 @@ def beyond(start: Array, end: Array, metres: float) -> Array:
     return end + metres * heading(start, end)
 
 
+def pulled_in(point: Array, base: Array, metres: float) -> Array:
+    """The point (3,), moved towards a robot's base at its height if it is farther from it than `metres`."""
+    way = (point - base) * (1 - UP)
+    return point - way * max(0.0, 1 - metres / np.linalg.norm(way))
+
+
 def heading(start: Array, end: Array) -> Array:
     """Horizontal unit vector (3,) from one point to another, which is not straight above it."""
     way = (end - start) * (1 - UP)
