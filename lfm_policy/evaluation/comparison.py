@@ -26,7 +26,7 @@ class Evaluated:
     """A checkpoint's rollouts: rows with `chunk_seconds` and `wall_seconds`, and whose they are.
 
     label: `name` or `name@point`, the points of one name being its budgets or samplers. training_seed: None where
-    unknown. step: optimiser steps of one network; epochs: the same in passes over the data, where known.
+    unknown. step: optimiser steps per sub-flow; epochs: the same in passes over the data, where known.
     identity: the first line of the rows' file.
     """
 

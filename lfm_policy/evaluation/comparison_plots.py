@@ -49,8 +49,8 @@ def _milliseconds(method: Method) -> float | None:
 
 NFE = Axis("network evaluations per chunk (NFE)", _nfe, _step, "{:g} steps", logarithmic=True)
 MILLISECONDS = Axis("median milliseconds per chunk", _milliseconds, _step, "{:g} steps", logarithmic=True)
-EPOCHS = Axis("epochs of each network", _epochs, _nfe, "NFE {:g}", logarithmic=False)
-STEPS = Axis("optimiser steps of each network", _step, _nfe, "NFE {:g}", logarithmic=False)
+EPOCHS = Axis("epochs per sub-flow", _epochs, _nfe, "NFE {:g}", logarithmic=False)
+STEPS = Axis("optimiser steps per sub-flow", _step, _nfe, "NFE {:g}", logarithmic=False)
 
 
 def draw(comparison: Comparison, path: str | Path) -> None:

@@ -15,7 +15,7 @@ WIDTH = 120
 def report(comparison: Comparison) -> str:
     """The comparison's tables, what the tests are, and what may be concluded."""
     parts = [
-        heading(comparison),
+        "\n".join(line for text in heading(comparison).splitlines() for line in textwrap.wrap(text, WIDTH)),
         "\n".join(table(_method_rows(comparison))),
         *(["\n".join(table(_run_rows(comparison)))] if any(len(m.runs) > 1 for m in comparison.methods) else []),
         *(["\n".join(table(_pair_rows(comparison)))] if comparison.pairs else []),
@@ -37,8 +37,9 @@ def heading(comparison: Comparison) -> str:
 def training_runs(comparison: Comparison) -> str:
     """How many training runs there are of each method."""
     counts = {method.label: len(method.runs) for method in comparison.methods}
-    if set(counts.values()) == {1}:
-        return "1 training run each"
+    if len(set(counts.values())) == 1:
+        count = len(comparison.methods[0].runs)
+        return f"{count} training run{'s' * (count > 1)} each"
     return "training runs: " + ", ".join(f"{label} {count}" for label, count in counts.items())
 
 
@@ -142,7 +143,8 @@ def _notes(comparison: Comparison) -> list[str]:
             "of each pair of runs stands in comparison.json."
         )
     if any(pair.score for pair in pairs):
-        told.append("score: mean of each episode's highest reward; bootstrap interval, p by flipping signs.")
+        how = "; bootstrap interval, p by flipping signs of paired differences" * exact
+        told.append(f"score: mean of each episode's highest reward{how}{', as success over several runs' * crossed}.")
     if pairs:
         told.append(
             f"p Holm: corrected for {len(pairs)} pair{'s' * (len(pairs) > 1)}; 'better' and 'worse' are said only "

@@ -60,7 +60,7 @@ class Contestant:
 
     @property
     def step(self) -> float | None:
-        """Optimiser steps that each sub-flow's network has seen, on average."""
+        """Optimiser steps per sub-flow."""
         step, flow = self.description.get("step"), self.config.get("flow") or {}
         return None if step is None else step / flow.get("n_subflows", 1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from lfm_policy.evaluation.statistics import mean_interval, percentiles_ms, summarise, wilson
+from lfm_policy.evaluation.statistics import mean_interval, percentiles_ms, summarise, wilson, wilson_rate
 
 
 def closed_form(k: int, n: int, confidence: float) -> tuple[float, float]:
@@ -25,6 +25,7 @@ def closed_form(k: int, n: int, confidence: float) -> tuple[float, float]:
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (47, 50), (90, 100), (3, 700)])
 def test_wilson_equals_its_closed_form(k: int, n: int, confidence: float) -> None:
     assert wilson(k, n, confidence) == pytest.approx(closed_form(k, n, confidence), abs=1e-12)
+    assert wilson_rate(k / n, n, confidence) == pytest.approx(closed_form(k, n, confidence), abs=1e-12)
 
 
 def test_wilson_is_symmetric_and_narrows() -> None:
@@ -32,6 +33,11 @@ def test_wilson_is_symmetric_and_narrows() -> None:
     assert wilson(7, 10) == pytest.approx((1 - high, 1 - low))
     widths = [high - low for low, high in (wilson(n // 2, n) for n in (10, 100, 1000))]
     assert widths == sorted(widths, reverse=True)
+
+
+def test_fewer_effective_episodes_widen_the_interval() -> None:
+    low, high = wilson_rate(0.8, 40.5)
+    assert wilson(32, 40)[0] < low < wilson(80, 100)[0] < wilson(80, 100)[1] < high < wilson(32, 40)[1]
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_values_and_stays_in_bounds() -> None:

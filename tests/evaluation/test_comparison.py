@@ -1,0 +1,252 @@
+"""What a comparison says of its rows: counted by hand, in numbers, in words and in pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfm_policy.evaluation.comparison import Comparison, Evaluated, compare
+from lfm_policy.evaluation.comparison_plots import EPOCHS, MILLISECONDS, NFE, STEPS, curve_axes, curves_of, draw
+from lfm_policy.evaluation.comparison_report import conclusions, report, to_json
+from lfm_policy.evaluation.crossed import crossed_mean
+from lfm_policy.evaluation.paired import PairedCounts, holm, mcnemar, newcombe
+from lfm_policy.evaluation.statistics import mean_interval, wilson
+from lfm_policy.flow.errors import LFMError
+from tests.evaluation.evaluated import FIRST, drawn, evaluated
+
+
+def compared(*runs: Evaluated, **options: Any) -> Comparison:
+    """A comparison of runs by their labels."""
+    methods: dict[str, list[Evaluated]] = {}
+    for run in runs:
+        methods.setdefault(run.label, []).append(run)
+    return compare(methods, **options)
+
+
+A, B = [True] * 12 + [False] * 3 + [True] * 5, [False] * 9 + [True] * 6 + [True] * 5
+
+
+def test_a_pair_is_counted_over_its_episodes() -> None:
+    comparison = compared(evaluated("a", A), evaluated("b", B))
+    (pair,) = comparison.pairs
+    counts = PairedCounts(both=8, first=9, second=3, neither=0)
+    assert pair.labels == ("a", "b")
+    assert pair.runs[0].counts == counts
+    assert (pair.success.value, pair.success.interval) == (pytest.approx(0.3), newcombe(counts))
+    assert pair.success.p == pair.success.p_holm == mcnemar(counts)
+    assert comparison.method("a").success.value == 17 / 20
+    assert comparison.method("a").success.interval == wilson(17, 20)
+    assert comparison.seeds == tuple(range(FIRST, FIRST + 20))
+    assert pair.score is None, "rewards of 0 and 1 say what success says"
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    a, b = evaluated("a", A), evaluated("b", B)
+    turned = Evaluated("b", b.rows[::-1], b.identity)
+    assert compared(a, turned).pairs[0].success == compared(a, b).pairs[0].success
+
+
+def test_time_goes_where_the_rows_say() -> None:
+    method = compared(evaluated("a", A)).method("a")
+    assert method.seconds == pytest.approx({"simulation": 0.5, "inference": 0.3, "rest": 0.2})
+    assert method.steps_per_second == {"simulator": 20.0, "rollout": 10.0}
+    assert method.latency_ms["p50"] == 150
+
+
+def test_scores_have_their_own_difference_and_correction() -> None:
+    rng = np.random.default_rng(0)
+    scores = {label: rng.random(30).tolist() for label in "abc"}
+    scores["a"] = [min(score + 0.3, 1.0) for score in scores["b"]]
+    runs = [evaluated(label, [False] * 30, scores=values) for label, values in scores.items()]
+    comparison = compared(*runs)
+    differences = [a - b for a, b in zip(scores["a"], scores["b"], strict=True)]
+    found = {pair.labels: pair.score for pair in comparison.pairs}
+    first = found["a", "b"]
+    assert first is not None
+    assert first.value == pytest.approx(np.mean(differences))
+    assert first.interval == mean_interval(differences)
+    assert first.verdict == "better"
+    ps = [score.p for score in found.values() if score]
+    assert [score.p_holm for score in found.values() if score] == holm(ps)
+    assert all(pair.success.verdict == "not told apart" for pair in comparison.pairs)
+
+
+def test_better_is_said_only_where_the_corrected_test_says_so() -> None:
+    """Eight discordant episodes of one kind have p = 0.0078: below 0.05 with six pairs, above with seven."""
+    base = [False] * 40
+    gain = [True] * 8 + base[8:]
+    six = compared(evaluated("a", gain), *(evaluated(label, base) for label in "bcd"))
+    assert [pair.success.verdict for pair in six.pairs if pair.labels[0] == "a"] == ["better"] * 3
+    seven = compared(evaluated("a", gain), *(evaluated(label, base) for label in "bcdefgh"), baseline="a")
+    assert len(seven.pairs) == 7
+    assert {pair.success.verdict for pair in seven.pairs} == {"not told apart"}
+    for comparison in (six, seven):
+        for pair, told in zip(comparison.pairs, conclusions(comparison), strict=True):
+            assert f"{pair.labels[0]} and {pair.labels[1]}: success {pair.success.verdict}, " in told
+            assert "40 episodes, 1 and 1 training runs" in told
+    words = report(seven).split("\n\n")[2]
+    assert "better" not in words
+    assert "worse" not in words
+
+
+def test_further_episodes_are_told_as_long_as_policies_are_not() -> None:
+    near = compared(drawn("a", 0.8, 100, 1), drawn("b", 0.8, 100, 2)).pairs[0]
+    assert near.episodes is not None
+    assert near.further_episodes(100) == near.episodes - 100
+    far = compared(evaluated("a", [True] * 50), evaluated("b", [False] * 50)).pairs[0]
+    assert far.further_episodes(50) == 0
+    same = compared(evaluated("a", A), evaluated("b", A))
+    assert same.pairs[0].further_episodes(20) is None
+    assert "not from these" in report(same)
+
+
+def test_the_baseline_stands_second() -> None:
+    runs = [evaluated(label, A) for label in ("a", "b", "c")]
+    assert [pair.labels for pair in compared(*runs, baseline="b").pairs] == [("a", "b"), ("c", "b")]
+    with pytest.raises(LFMError, match="--baseline d: is not compared; choose from a, b, c"):
+        compared(*runs, baseline="d")
+
+
+def test_pairs_differ_in_one_thing() -> None:
+    """Names at equal points, training or sampler within a name, and names at equal arithmetic."""
+    budget = {"half": 50.0, "full": 100.0}
+    runs = [
+        evaluated(f"{name}@{share}", A, step=step, nfe=nfe, multiply_adds=nfe * cost)
+        for name, nfe, cost in (("lfm", 8, 10), ("fm", 4, 20), ("x", 3, 10))
+        for share, step in budget.items()
+    ]
+    pairs = {pair.labels for pair in compared(*runs).pairs}
+    assert ("lfm@half", "lfm@full") in pairs
+    assert ("lfm@half", "fm@half") in pairs
+    assert ("lfm@half", "fm@full") not in pairs
+    runs = [evaluated("lfm@2", A, nfe=8, multiply_adds=80), evaluated("fm@4", A, nfe=4, multiply_adds=80)]
+    runs += [evaluated("fm@8", A, nfe=8, multiply_adds=160), evaluated("x@9", A, nfe=1, multiply_adds=7)]
+    pairs = {pair.labels for pair in compared(*runs).pairs}
+    assert {("lfm@2", "fm@4"), ("lfm@2", "fm@8")} <= pairs
+    assert not any("x@9" in labels for labels in pairs)
+
+
+def test_several_training_runs_are_compared_as_means_over_them() -> None:
+    n, rates = 30, {"a": (0.9, 0.8, 0.95), "b": (0.5, 0.3, 0.6)}
+    runs = [drawn(label, rate, n, seed) for label in rates for seed, rate in enumerate(rates[label])]
+    comparison = compared(*runs)
+    (pair,) = comparison.pairs
+    a, b = (np.array([[row["success"] for row in run.rows] for run in comparison.method(label).runs]) for label in "ab")
+    mean = crossed_mean((1.0, a.astype(float)), (-1.0, b.astype(float)))
+    assert pair.success.value == pytest.approx(a.mean() - b.mean())
+    assert (pair.success.interval, pair.success.p) == (mean.interval(), mean.p_value)
+    assert [run.training_seeds for run in pair.runs] == [(0, 0), (1, 1), (2, 2)]
+    assert [run.p for run in pair.runs] == [mcnemar(run.counts) for run in pair.runs]
+    assert not pair.is_exact
+    text = report(comparison)
+    assert "3 training runs each" in text
+    assert "another training seed may come out otherwise" not in text
+
+
+def test_the_interval_of_several_runs_is_no_narrower_than_all_their_episodes_allow() -> None:
+    runs = [drawn("a", 0.8, 50, seed) for seed in range(3)]
+    low, high = compared(*runs).method("a").success.interval
+    successes = sum(row["success"] for run in runs for row in run.rows)
+    least = wilson(int(successes), 150)
+    assert low <= least[0] + 1e-12
+    assert high >= least[1] - 1e-12
+    always = compared(*(evaluated("a", [True] * 20, training_seed=seed) for seed in range(3))).method("a")
+    assert always.success.interval == pytest.approx(wilson(20, 20)), "runs without failures are not surer than one"
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (Evaluated("b", evaluated("b", A).rows[1:]), f"a and b are not paired \\(seeds {FIRST}\\)"),
+        (Evaluated("b", [*evaluated("b", A).rows, evaluated("b", A).rows[0]]), "a seed twice"),
+    ],
+)
+def test_other_seeds_are_refused(other: Evaluated, told: str) -> None:
+    with pytest.raises(LFMError, match=told):
+        compared(evaluated("a", A), other)
+
+
+def everything() -> Comparison:
+    """Two methods of two training runs at three budgets and two samplers, with scores."""
+    rng = np.random.default_rng(0)
+    runs = [
+        evaluated(
+            f"{name}@{step}.{nfe}",
+            (rng.random(40) < 0.2 + step / 200).tolist(),
+            scores=rng.random(40).tolist(),
+            training_seed=seed,
+            step=float(step),
+            nfe=nfe,
+            multiply_adds=nfe * 1000,
+            rows_file=f"rows/{name}.jsonl",
+        )
+        for name in ("local_flow_matching", "flow_matching")
+        for step in (30, 60, 120)
+        for nfe in (2, 8)
+        for seed in (0, 1)
+    ]
+    return compared(*runs, notes=["trained on different data (sha256: a 0, b 1)"])
+
+
+def test_reports_fit_the_screen_and_tell_what_they_are_of() -> None:
+    uneven = [drawn(f"method_{letter}", 0.5, 20, seed) for letter in "abcdefgh" for seed in range(ord(letter) % 2 + 1)]
+    for comparison in (everything(), compared(*uneven), compared(evaluated("a", A), evaluated("b", B))):
+        text = report(comparison)
+        assert max(map(len, text.splitlines())) <= 120
+        n = len(comparison.seeds)
+        assert f"{n} paired episodes, seeds {FIRST} to {FIRST + n - 1}; " in text
+        assert "lfm/Lift-v0, at most 400 steps" in text
+        for pair in comparison.pairs:
+            assert " - ".join(pair.labels) in text
+    assert "trained on different data (sha256: a 0, b 1)" in report(everything())
+
+
+def test_json_holds_everything_but_the_rows() -> None:
+    comparison = everything()
+    values = json.loads(json.dumps(to_json(comparison)))
+    assert list(values["methods"]) == [method.label for method in comparison.methods]
+    for method in comparison.methods:
+        told = values["methods"][method.label]
+        assert told["success_rate"] == method.success.value
+        assert [run["rows"] for run in told["runs"]] == [run.rows_file for run in method.runs]
+        assert [run["n_success"] for run in told["runs"]] == [
+            sum(r["success"] for r in run.rows) for run in method.runs
+        ]
+    assert [(pair["first"], pair["second"]) for pair in values["pairs"]] == [pair.labels for pair in comparison.pairs]
+    assert str(FIRST + 7) not in json.dumps(values["methods"])
+
+
+def test_curves_are_of_what_varies_and_hold_the_rest_equal() -> None:
+    comparison = everything()
+    assert curve_axes(comparison) == [STEPS, NFE, MILLISECONDS]
+    training = curves_of(comparison, STEPS)
+    assert set(training) == {
+        f"{name}, NFE {nfe}" for name in ("local_flow_matching", "flow_matching") for nfe in (2, 8)
+    }
+    for points in training.values():
+        assert [method.first.step for method in points] == [30, 60, 120]
+        assert len({method.first.nfe for method in points}) == 1
+    for points in curves_of(comparison, NFE).values():
+        assert [method.first.nfe for method in points] == [2, 8]
+        assert len({method.first.step for method in points}) == 1
+    assert curve_axes(compared(evaluated("a", A, nfe=2), evaluated("b", B, nfe=4))) == []
+    epochs = [evaluated(f"a@{k}", A, step=10.0 * k, epochs=float(k), nfe=2) for k in (1, 2)]
+    assert curve_axes(compared(*epochs)) == [EPOCHS]
+
+
+@pytest.mark.parametrize(
+    "comparison", [everything(), compared(evaluated("a", A)), compared(evaluated("a", A), evaluated("b", B))]
+)
+def test_pictures_are_drawn(tmp_path: Path, comparison: Comparison) -> None:
+    from matplotlib import image
+
+    draw(comparison, tmp_path / "a.png")
+    pixels = image.imread(tmp_path / "a.png")
+    assert pixels.shape[0] > 300
+    inked = (pixels[..., :3].min(-1) < 0.9).mean()
+    assert 0.005 < inked < 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
