@@ -9,6 +9,7 @@ from envs.experts.common import PhasedExpert
 from envs.experts.lift import LiftExpert
 from envs.experts.square import SquareExpert
 from envs.experts.toolhang import ToolHangExpert
+from envs.experts.transport import TransportExpert
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
@@ -17,6 +18,7 @@ EXPERTS: dict[str, type[PhasedExpert]] = {
     "Lift": LiftExpert,
     "Can": CanExpert,
     "Square": SquareExpert,
+    "Transport": TransportExpert,
     "ToolHang": ToolHangExpert,
 }
 """Expert by the task's short name."""
