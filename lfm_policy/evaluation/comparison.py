@@ -52,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Method:
-    """What one label came to. `score`: mean of each episode's highest reward, where rewards are not all 0 or 1.
+    """What one label came to. `score`: mean of each episode's highest reward, where not all of all labels are 0 or 1.
 
     seconds: of an episode, by where they go. steps_per_second: of the simulator alone, and of the whole rollout.
     """
@@ -154,7 +154,8 @@ def compare(
     name, those with it. LFMError where seeds differ or the baseline is none of them.
     """
     seeds = _seeds(methods)
-    compared = tuple(_method(label, tuple(runs), seeds) for label, runs in methods.items())
+    scored = any(_has_score(runs) for runs in methods.values())
+    compared = tuple(_method(label, tuple(runs), seeds, scored) for label, runs in methods.items())
     chosen = [
         (a, b) for a, b in itertools.combinations(compared, 2) if differ_in_one_thing(a, b) and _has(baseline, a, b)
     ]
@@ -218,14 +219,14 @@ def _grid(runs: Sequence[Evaluated], key: str, seeds: Sequence[int]) -> NDArray[
     return np.stack([_values(run, key, seeds) for run in runs])
 
 
-def _method(label: str, runs: tuple[Evaluated, ...], seeds: Sequence[int]) -> Method:
+def _method(label: str, runs: tuple[Evaluated, ...], seeds: Sequence[int], scored: bool) -> Method:
     rows = [row for run in runs for row in run.rows]
     seconds, steps = _seconds(rows), sum(row["steps"] for row in rows) / len(rows)
     return Method(
         label,
         runs,
         _success(_grid(runs, "success", seeds)),
-        _score(_grid(runs, "max_reward", seeds)) if _has_score(runs) else None,
+        _score(_grid(runs, "max_reward", seeds)) if scored else None,
         percentiles_ms([second for row in rows for second in row["chunk_seconds"]]),
         seconds,
         {
@@ -271,9 +272,7 @@ def _score(values: NDArray[np.float64]) -> Figure:
 def _pair(a: Method, b: Method, seeds: Sequence[int], alpha: float) -> Pair:
     runs = tuple(_run_pair(left, right, seeds) for left, right in zip(a.runs, b.runs, strict=False))
     single = len(a.runs) == len(b.runs) == 1
-    score = None
-    if a.score is not None or b.score is not None:
-        score = _score_difference(a, b, seeds, single)
+    score = None if a.score is None else _score_difference(a, b, seeds, single)
     if single:
         counts = runs[0].counts
         success, needed = (
@@ -282,7 +281,8 @@ def _pair(a: Method, b: Method, seeds: Sequence[int], alpha: float) -> Pair:
         )
         return Pair((a.label, b.label), success, score, runs, needed, True)
     mean = crossed_mean((1.0, _grid(a.runs, "success", seeds)), (-1.0, _grid(b.runs, "success", seeds)))
-    success = Difference(mean.value, mean.interval(), mean.p_value)
+    low, high = mean.interval()
+    success = Difference(mean.value, (max(low, -1.0), min(high, 1.0)), mean.p_value)
     return Pair((a.label, b.label), success, score, runs, mean.episodes_needed(alpha=alpha), False)
 
 

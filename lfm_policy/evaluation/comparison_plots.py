@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lfm_policy.evaluation.comparison import Comparison, Method
+from lfm_policy.evaluation.comparison import Comparison, Difference, Figure, Method, Pair
 from lfm_policy.evaluation.comparison_report import heading
 from lfm_policy.evaluation.files import replacing
 from lfm_policy.evaluation.paths import COLOURS, FAINT, INK
@@ -29,6 +30,20 @@ class Axis:
     other: Callable[[Method], float | None]
     told: str
     logarithmic: bool
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is drawn: its name, the rows' key, a method's figure and a pair's difference of it."""
+
+    name: str
+    key: str
+    figure: Callable[[Method], Figure | None]
+    difference: Callable[[Pair], Difference | None]
+
+
+SUCCESS = Measure("success rate", "success", lambda method: method.success, lambda pair: pair.success)
+SCORE = Measure("score", "max_reward", lambda method: method.score, lambda pair: pair.score)
 
 
 def _step(method: Method) -> float | None:
@@ -60,15 +75,12 @@ def draw(comparison: Comparison, path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    curves = curve_axes(comparison)
-    panels: list[Callable[[Any], None]] = [lambda axis: _draw_rates(axis, comparison)]
-    if comparison.pairs:
-        panels.append(lambda axis: _draw_differences(axis, comparison))
-    panels += [lambda axis, what=what: _draw_curve(axis, comparison, what) for what in curves]  # type: ignore[misc]
+    panels = _panels(comparison)
     columns = min(len(panels), 3 if len(panels) == 3 else 2)
     rows = -(-len(panels) // columns)
     bars = max(len(comparison.methods), len(comparison.pairs))
-    heights = [max(3.4, 1.2 + 0.28 * bars), *[3.4] * (rows - 1)]
+    listed = min(len(measures(comparison)), rows)
+    heights = [max(3.4, 1.2 + 0.28 * bars)] * listed + [3.4] * (rows - listed)
     figure, axes = pyplot.subplots(
         rows,
         columns,
@@ -89,6 +101,22 @@ def draw(comparison: Comparison, path: str | Path) -> None:
             figure.savefig(temporary, dpi=150)
     finally:
         pyplot.close(figure)
+
+
+def measures(comparison: Comparison) -> list[Measure]:
+    """Success, and the score where there is one."""
+    return [SUCCESS, SCORE] if comparison.methods[0].score is not None else [SUCCESS]
+
+
+def _panels(comparison: Comparison) -> list[Callable[[Any], None]]:
+    """What draws each panel: rates and differences of every measure, curves of the last."""
+    panels: list[Callable[[Any], None]] = []
+    for measure in measures(comparison):
+        panels.append(partial(_draw_rates, comparison=comparison, measure=measure))
+        if comparison.pairs:
+            panels.append(partial(_draw_differences, comparison=comparison, measure=measure))
+    last = measures(comparison)[-1]
+    return panels + [partial(_draw_curve, comparison=comparison, what=axis, of=last) for axis in curve_axes(comparison)]
 
 
 def curve_axes(comparison: Comparison) -> list[Axis]:
@@ -114,35 +142,35 @@ def _colour(comparison: Comparison, name: str) -> str:
     return COLOURS[list(_by_name(comparison)).index(name) % len(COLOURS)]
 
 
-def _draw_rates(axis: Any, comparison: Comparison) -> None:
+def _draw_rates(axis: Any, comparison: Comparison, measure: Measure) -> None:
     for place, method in enumerate(comparison.methods):
-        colour = _colour(comparison, method.name)
-        _bar(axis, place, method.success.value, method.success.interval, colour)
+        colour, figure = _colour(comparison, method.name), measure.figure(method)
+        assert figure is not None
+        _bar(axis, place, figure, colour)
         if len(method.runs) > 1:
-            rates = [sum(bool(row["success"]) for row in run.rows) / len(run.rows) for run in method.runs]
+            means = [sum(float(row[measure.key]) for row in run.rows) / len(run.rows) for run in method.runs]
             style: dict[str, Any] = {"markersize": 4, "markerfacecolor": "white", "linestyle": ""}
-            axis.plot(rates, [place + 0.24] * len(rates), "o", color=colour, **style)
+            axis.plot(means, [place + 0.24] * len(means), "o", color=colour, **style)
     _name(axis, [method.label for method in comparison.methods])
     several = any(len(method.runs) > 1 for method in comparison.methods)
-    axis.set_title(f"success, {ABOUT}" + ("; rings: training runs" if several else ""), fontsize=10, color=INK)
-    axis.set_xlabel("success rate", color=INK)
+    axis.set_title(f"{measure.name}, {ABOUT}{'; rings: training runs' * several}", fontsize=10, color=INK)
+    axis.set_xlabel(measure.name, color=INK)
 
 
-def _draw_differences(axis: Any, comparison: Comparison) -> None:
+def _draw_differences(axis: Any, comparison: Comparison, measure: Measure) -> None:
     axis.axvline(0, color=INK, linewidth=0.8)
     for place, pair in enumerate(comparison.pairs):
-        told_apart = pair.success.verdict != "not told apart"
-        _bar(axis, place, pair.success.value, pair.success.interval, INK, filled=told_apart)
+        difference = measure.difference(pair)
+        assert difference is not None
+        _bar(axis, place, difference, INK, filled=difference.verdict != "not told apart")
     _name(axis, [" − ".join(pair.labels) for pair in comparison.pairs])
-    axis.set_title(f"paired difference, {ABOUT}; filled: told apart (Holm)", fontsize=10, color=INK)
-    axis.set_xlabel("difference of success rates", color=INK)
+    axis.set_title(f"paired difference, {ABOUT}; filled: told apart (Holm)", fontsize=10, color=INK, loc="right")
+    axis.set_xlabel(f"difference of {measure.name}s", color=INK)
 
 
-def _bar(
-    axis: Any, place: float, value: float, interval: tuple[float, float], colour: str, filled: bool = True
-) -> None:
-    axis.plot(interval, [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-    axis.plot(value, place, "o", color=colour, markersize=6, markerfacecolor=colour if filled else "white")
+def _bar(axis: Any, place: float, figure: Figure | Difference, colour: str, filled: bool = True) -> None:
+    axis.plot(figure.interval, [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+    axis.plot(figure.value, place, "o", color=colour, markersize=6, markerfacecolor=colour if filled else "white")
 
 
 def _name(axis: Any, names: Sequence[str]) -> None:
@@ -150,7 +178,7 @@ def _name(axis: Any, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _draw_curve(axis: Any, comparison: Comparison, what: Axis) -> None:
+def _draw_curve(axis: Any, comparison: Comparison, what: Axis, of: Measure) -> None:
     names, curves = list(_by_name(comparison)), curves_of(comparison, what)
     widest = max(what.of(method) or 0 for points in curves.values() for method in points)
     for place, (label, points) in enumerate(curves.items()):
@@ -158,7 +186,8 @@ def _draw_curve(axis: Any, comparison: Comparison, what: Axis) -> None:
         # equal budgets would hide each other's intervals; milliseconds are never equal
         aside = 0 if what is MILLISECONDS else 0.012 * (place - (len(curves) - 1) / 2)
         xs = [float(what.of(method) or 0) for method in points]
-        rates, spans = [m.success.value for m in points], [m.success.interval for m in points]
+        figures = [figure for method in points if (figure := of.figure(method)) is not None]
+        rates, spans = [figure.value for figure in figures], [figure.interval for figure in figures]
         axis.errorbar(
             [x * 6**aside if what.logarithmic else x + widest * aside for x in xs],
             rates,
@@ -175,7 +204,7 @@ def _draw_curve(axis: Any, comparison: Comparison, what: Axis) -> None:
         )
     if what.logarithmic:
         _name_logarithms(axis, sorted({what.of(method) or 0 for method in comparison.methods}) if what is NFE else [])
-    axis.set_title(f"success, {ABOUT}", fontsize=10, color=INK)
+    axis.set_title(f"{of.name}, {ABOUT}", fontsize=10, color=INK)
     axis.set_xlabel(what.label, color=INK)
     axis.legend(frameon=False, fontsize=8)
 

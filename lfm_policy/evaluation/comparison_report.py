@@ -66,7 +66,7 @@ def _method_rows(comparison: Comparison) -> list[list[str]]:
             [
                 method.label,
                 _figure(method.success),
-                *([_figure(method.score) if method.score else "-"] if scored else []),
+                *([_figure(method.score)] if method.score else []),
                 str(method.first.nfe or "-"),
                 _count(method.first.multiply_adds),
                 _number(latency["p50"], ".1f"),

@@ -51,7 +51,7 @@ def test_the_variance_is_right_on_average() -> None:
     assert np.mean(found) == pytest.approx(true, abs=4 * np.std(found) / math.sqrt(len(found)))
 
 
-@pytest.mark.parametrize(("runs", "training"), [(2, 1.0), (3, 1.0), (3, 0.3), (3, 0.0), (5, 0.3)])
+@pytest.mark.parametrize(("runs", "training"), [(2, 1.0), (2, 0.0), (3, 1.0), (3, 0.3), (3, 0.0), (5, 0.3)])
 def test_intervals_hold_a_true_difference_of_nothing(runs: int, training: float) -> None:
     rng, trials, held = np.random.default_rng(4), 400, 0
     for _ in range(trials):
@@ -76,6 +76,15 @@ def test_resampling_two_runs_would_not_do() -> None:
         low, high = np.percentile(means, [2.5, 97.5])
         held += low <= 0 <= high
     assert held / trials < 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_degrees_of_freedom_are_those_of_the_runs_at_least() -> None:
+    """Else two runs that happen to agree would tell less than two that do not."""
+    rng = np.random.default_rng(7)
+    for runs in (2, 3):
+        for _ in range(200):
+            a, b = (successes(rng, runs, 0.2, rng.normal(size=20)) for _ in range(2))
+            assert crossed_mean((1.0, a), (-1.0, b)).degrees >= runs - 1
 
 
 def test_more_episodes_reach_the_promised_power() -> None:
