@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "print what is in a dataset and what is wrong with it",
     "train": "train a policy on demonstrations",
     "rollout": "roll a policy out and report its success rate",
+    "compare": "roll policies out on the same episodes and say which is better, where that can be told",
     "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",
     "image": "learn, distil, sample and evaluate images",
     "density": "learn, evaluate and sample the density of a table or a picture",
