@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "error: PYTHON=$(PYTHON) is not Python 3.11 or 3.12; call make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[sim,video,tables,pusht,zarr,fid,robomimic,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[sim,video,tables,pusht,zarr,fid,robomimic,ray,dev]'
 	# without their dependencies: see pyproject.toml, extra robomimic; metaworld pins another mujoco and runs with this one
 	$(BIN)/pip install -c constraints.txt --no-deps robomimic metaworld
 	@touch $@

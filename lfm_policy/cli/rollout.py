@@ -29,6 +29,8 @@ def rollout(
     solver: Literal["euler", "midpoint", "heun", "rk4", "ddpm", "ddim"] | None = None,
     solver_steps: int | None = None,
     overwrite: bool = False,
+    executor: Literal["processes", "ray"] = "processes",
+    ray_address: str | None = None,
 ) -> int:
     """Roll a checkpoint out in simulation and report its success rate.
 
@@ -36,7 +38,7 @@ def rollout(
         checkpoint: checkpoint folder, or a run's folder (its newest checkpoint).
         n_rollouts: number of episodes.
         seed: seed of the first episode; the others follow. A seed decides first state and policy noise.
-        n_procs: processes; results do not depend on it.
+        n_procs: processes, or workers of Ray; results do not depend on it.
         json: file for results: a row for each episode, summary, versions, hardware.
         video: mp4 of the first episodes, side by side; needs OpenGL and imageio-ffmpeg.
         poster: PNG of the last frame of that video.
@@ -51,6 +53,8 @@ def rollout(
         solver: method of the sampler, ddpm or ddim where that is a diffusion model; default is the checkpoint's.
         solver_steps: steps of the sampler per sub-flow, or of the diffusion model; default is the checkpoint's.
         overwrite: replace output files that exist.
+        executor: processes of this machine, or ray (pip install 'lfm_policy[ray]').
+        ray_address: address of a running Ray cluster; default starts Ray on this machine for the command.
     """
     from lfm_policy.evaluation.files import check_outputs, check_suffix, write_json
 
@@ -58,7 +62,7 @@ def rollout(
     check_suffix("video", video, (".mp4",))
     check_suffix("poster", poster, (".png",))
     check_suffix("paths", paths, (".png",))
-    counts = {"n_rollouts": n_rollouts, "n_procs": n_procs, "n_video": n_video, "n_paths": n_paths}
+    counts = {"n_rollouts": n_rollouts, "n_video": n_video, "n_paths": n_paths}
     for option, value in {**counts, "max_steps": max_steps, "solver_steps": solver_steps}.items():
         if value is not None and value < 1:
             raise LFMError(f"--{option} {value}: must be 1 or more")
@@ -66,13 +70,14 @@ def rollout(
         raise LFMError(f"--seed {seed}: must be 0 or more")
 
     from lfm_policy.evaluation.environment import EnvSpec
+    from lfm_policy.evaluation.executor import Executor
     from lfm_policy.evaluation.rollout import evaluate
 
     evaluation = evaluate(
         checkpoint,
         n_rollouts,
         seed,
-        n_procs,
+        Executor(executor, n_procs, ray_address),
         EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key),
         max_steps=max_steps,
         solver=solver,
@@ -95,7 +100,8 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
     summary, context = evaluation.summary, evaluation.context
     (low, high), latency, seeds = summary["wilson95"], summary["latency_ms"], context["seeds"]
     successes, n = summary["n_success"], summary["n_rollouts"]
-    n_procs = context["n_procs"]
+    units = {"processes": ("process", "processes"), "ray": ("Ray worker", "Ray workers")}[context["executor"]]
+    workers = f"{context['n_procs']} {units[context['n_procs'] > 1]}"
     _line("policy", name)
     _line("rollouts", f"{context['env_id']}, seeds {seeds[0]} to {seeds[-1]}")
     _line(
@@ -112,7 +118,7 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
     if latency["p50"] is not None:
         chunk += f", {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms p95"
     _line("chunk", chunk)
-    _line("time", f"{context['wall_seconds']:.1f} s with {n_procs} process{'es' if n_procs > 1 else ''}")
+    _line("time", f"{context['wall_seconds']:.1f} s with {workers}")
 
 
 def _line(label: str, text: str, style: str = "") -> None:

@@ -13,7 +13,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -171,15 +171,24 @@ def _worker_environment() -> Iterator[None]:
     Both are inherited, because inside the worker they would come too late: libraries read the variables when
     they are imported, and a Ctrl-C during those imports prints a traceback for each worker.
     """
-    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
-        yield
+        with variables(dict.fromkeys(THREAD_VARIABLES, "1")):
+            yield
     finally:
         if in_main:
             signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment herein."""
+    saved = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]

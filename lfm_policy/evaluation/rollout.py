@@ -17,7 +17,7 @@ import torch
 
 from lfm_policy.evaluation.environment import EnvSpec, check_fit
 from lfm_policy.evaluation.episode import Actor, Episode, Row, Trajectory, run_episode
-from lfm_policy.evaluation.executor import map_seeds
+from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.evaluation.report import checkpoint_identity
 from lfm_policy.evaluation.statistics import summarise
 from lfm_policy.flow.errors import LFMError
@@ -114,7 +114,7 @@ def evaluate(
     checkpoint_path: str | Path,
     n_rollouts: int,
     seed: int = FIRST_SEED,
-    n_procs: int = 1,
+    n_procs: int | Executor = 1,
     env: EnvSpec | None = None,
     max_steps: int | None = None,
     solver: str | None = None,
@@ -122,7 +122,7 @@ def evaluate(
     n_recorded: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Roll a checkpoint out on the seeds `seed` … `seed + n_rollouts - 1`, over `n_procs` processes.
+    """Roll a checkpoint out on the seeds `seed` … `seed + n_rollouts - 1`, over `n_procs` processes or an `Executor`.
 
     The environment is the checkpoint's own; what `env` tells overrules it. Rows do not depend on `n_procs`
     (measured times aside): each process acts in one environment at a time, with one thread. The
@@ -133,25 +133,28 @@ def evaluate(
 
     # resolved once: training may write a newer one while workers start
     folder = find_checkpoint(checkpoint_path)
-    source = CheckpointSource(folder, solver, solver_steps)
+    source, executor = CheckpointSource(folder, solver, solver_steps), Executor.of(n_procs)
     policy = source()
-    job = rollout_job(policy, str(folder), env, max_steps, source if n_procs > 1 else None)
+    # workers of other machines start elsewhere
+    elsewhere = None if executor.in_process else replace(source, folder=folder.resolve())
+    job = rollout_job(policy, str(folder), env, max_steps, elsewhere)
     seeds = range(seed, seed + n_rollouts)
-    return _evaluate(job, policy, seeds, n_procs, n_recorded, progress, checkpoint_identity(folder, policy))
+    return _evaluate(job, policy, seeds, executor, n_recorded, progress, checkpoint_identity(folder, policy))
 
 
 def evaluate_policy(
     policy: Actor,
     seeds: Sequence[int],
-    n_procs: int = 1,
+    n_procs: int | Executor = 1,
     env: EnvSpec | None = None,
     max_steps: int | None = None,
     n_recorded: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Roll out a policy that is in memory, as training does; beyond one process it must pickle."""
+    """Roll out a policy that is in memory, as training does; beyond this process it must pickle."""
     job = rollout_job(policy, "the policy", env, max_steps)
-    return _evaluate(job, policy, seeds, n_procs, n_recorded, progress, {"spec": policy.spec.to_dict()})
+    executor = Executor.of(n_procs)
+    return _evaluate(job, policy, seeds, executor, n_recorded, progress, {"spec": policy.spec.to_dict()})
 
 
 def rollout_job(
@@ -175,7 +178,7 @@ def _evaluate(
     job: RolloutJob,
     policy: Actor,
     seeds: Sequence[int],
-    n_procs: int,
+    executor: Executor,
     n_recorded: int,
     progress: bool,
     checkpoint: dict[str, Any],
@@ -184,7 +187,7 @@ def _evaluate(
         raise LFMError("--n_rollouts 0: must be 1 or more")
     started, begin = datetime.datetime.now(datetime.UTC), time.perf_counter()
     job = replace(job, recorded=frozenset(seeds[:n_recorded]))
-    with one_thread(), contextlib.closing(map_seeds(job, seeds, n_procs)) as results:
+    with one_thread(), contextlib.closing(map_seeds(job, seeds, executor)) as results:
         episodes = _collected(results, len(seeds), progress)
     rows = [episode.row for episode in episodes]
     latencies = [seconds for episode in episodes for seconds in episode.latencies]
@@ -197,7 +200,8 @@ def _evaluate(
             "env_id": job.env.env_id,
             "max_steps": job.max_steps,
             "seeds": list(seeds),
-            "n_procs": n_procs,
+            "executor": executor.kind,
+            "n_procs": executor.n_procs,
             "started": started.isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - begin, 3),
         },

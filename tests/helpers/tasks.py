@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -53,3 +55,18 @@ class Sleeps(Square):
     def __call__(self, seed: int) -> int:
         time.sleep(600)
         return seed
+
+
+class Noting(Threads):
+    """Notes in a file which process begins which seed; is killed at seed 3 the first `deaths` times."""
+
+    def __init__(self, notes: Path, deaths: int = 0) -> None:
+        self.notes, self.deaths = notes, deaths
+
+    def __call__(self, seed: int) -> tuple[int, int, str]:
+        with self.notes.open("a") as file:
+            file.write(f"{os.getpid()} {seed}\n")
+        begun = [line.split()[1] for line in self.notes.read_text().splitlines()]
+        if seed == 3 and begun.count("3") <= self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(seed)
