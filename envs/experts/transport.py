@@ -14,8 +14,11 @@ GIVER, TAKER = 0, 1
 
 HAMMER, TRASH = "payload_root", "trash_main"
 LID_HANDLE = "transport_start_bin_lid_handle"
+START_BIN = "transport_start_bin_root"
 TARGET_BIN, TRASH_BIN = "transport_target_bin_root", "transport_trash_bin_root"
 
+# metres from a bin's middle down to its floor
+BIN_FLOOR = 0.065
 # longer than any episode: the arm waits for the other one
 NO_LIMIT = 1000
 # the grips lie on either side of the hammer's middle; nearer to each other the hands would touch, farther from
@@ -55,16 +58,14 @@ class TransportExpert(PhasedExpert):
         above, raised = rng.uniform(0.06, 0.10), rng.uniform(0.07, 0.11)
         grasp = np.array([0.0, rng.uniform(-0.015, 0.015), rng.uniform(0.0, 0.006)])
         via = self._via("lid path", rng.uniform(1.05, 1.10), -1)
-        beside = np.array([-0.21, -0.45, 0.0]) + rng.normal(0.0, 0.004, 3)
+        beside, down = np.array([-0.21, -0.45, 1.0]), 0.165 * UP
+        beside[:2] += rng.normal(0.0, 0.004, 2)
 
         def at_handle(height: float) -> Pose:
             return Pose(self.geom_position(LID_HANDLE) + grasp + height * UP, rotation)
 
         def at(position: Array) -> Callable[[], Pose]:
             return lambda: Pose(position, rotation)
-
-        def set_down() -> Pose:
-            return Pose(np.append(beside[:2], 0.835), rotation)
 
         closing, opening = int(rng.integers(10, 13)), int(rng.integers(6, 9))
         return [
@@ -74,9 +75,9 @@ class TransportExpert(PhasedExpert):
             Phase("close on lid", self._kept(GIVER, lambda: at_handle(0.0)), CLOSE, closing, closing, noise=0.3),
             Phase("raise lid", self._rising(GIVER, raised), CLOSE, 1, 30, tolerance=(0.03, 0.2)),
             Phase("carry lid", at(via), CLOSE, 1, 60, tolerance=(0.05, 0.3)),
-            Phase("lid beside bin", at(np.append(beside[:2], 1.0)), CLOSE, 1, 60, tolerance=(0.03, 0.2)),
-            Phase("lower lid", set_down, CLOSE, 1, 40, tolerance=(0.008, 0.2)),
-            Phase("let lid go", set_down, OPEN, opening, opening, noise=0.3),
+            Phase("lid beside bin", at(beside), CLOSE, 1, 60, tolerance=(0.03, 0.2)),
+            Phase("lower lid", at(beside - down), CLOSE, 1, 40, tolerance=(0.008, 0.2)),
+            Phase("let lid go", at(beside - down), OPEN, opening, opening, noise=0.3),
             Phase("leave lid", self._rising(GIVER, 0.10), OPEN, 1, 20, tolerance=(0.03, 0.3), noise=0.5),
             Phase("back to bin", at(via + 0.02 * UP), OPEN, 1, 60, tolerance=(0.06, 0.4)),
         ]
@@ -84,7 +85,9 @@ class TransportExpert(PhasedExpert):
     def _fetch_hammer(self) -> list[Phase]:
         rng = self.rng
         above, along, depth = rng.uniform(0.13, 0.17), rng.uniform(-0.003, 0.003), rng.uniform(0.0, 0.004)
-        closing, aside = int(rng.integers(12, 15)), rng.uniform(0.008, 0.014)
+        closing = int(rng.integers(12, 15))
+        # the arm sags towards its base in the lift, which is away from the head where that points to the taker
+        aside = rng.uniform(0.005, 0.009) if self._head_first else rng.uniform(0.015, 0.019)
 
         def at_hammer(height: float) -> Pose:
             handle = self._handle()
@@ -93,8 +96,9 @@ class TransportExpert(PhasedExpert):
             return Pose(position + (depth + height) * UP, pointing_down(np.arctan2(across[1], across[0])))
 
         def free_of_walls() -> Pose:
-            shift = aside * self._handle() * (1.0 if not self._head_first else -1.0)
-            return Pose(self.hand(GIVER).position + shift + 0.015 * UP, self.hand(GIVER).rotation)
+            away = -self._handle() if self._head_first else self._handle()
+            shift = self.body_position(START_BIN) + aside * away - self.body_position(HAMMER)
+            return Pose(self.hand(GIVER).position + np.array([*shift[:2], 0.012]), self.hand(GIVER).rotation)
 
         def straight_up() -> Pose:
             return Pose(np.append(self.hand(GIVER).position[:2], 1.02), self.hand(GIVER).rotation)
@@ -111,8 +115,8 @@ class TransportExpert(PhasedExpert):
             Phase("close on hammer", self._kept(GIVER, lambda: at_hammer(0.0)), CLOSE, closing, closing, noise=0.2),
             # the hammer's ends are near the bin's walls, where its head would be held back: first away from that
             # wall, then up, and only then sideways
-            Phase("free hammer", self._kept(GIVER, free_of_walls), CLOSE, 1, 15, tolerance=(0.007, 0.1), noise=0.2),
-            Phase("lift hammer", self._kept(GIVER, straight_up), CLOSE, 1, 50, tolerance=(0.015, 0.2), noise=0.4),
+            Phase("free hammer", self._kept(GIVER, free_of_walls), CLOSE, 1, 25, (0.005, 0.1), 0.2, 2, gain=3.0),
+            Phase("lift hammer", self._kept(GIVER, straight_up), CLOSE, 1, 50, (0.015, 0.2), 0.3, gain=3.0),
             Phase("out of bin", self._kept(GIVER, out_of_bin), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.5),
         ]
 
@@ -124,14 +128,11 @@ class TransportExpert(PhasedExpert):
         def offer() -> Pose:
             return self._holding(GIVER, centre, np.array([0.0, 1.0, 0.0]))
 
-        def still() -> Pose:
-            return self.hand(GIVER)
-
         rest = Pose(np.array([rng.uniform(-0.05, 0.10), -0.42, rng.uniform(1.10, 1.18)]), pointing_down(np.pi))
         return [
             Phase("offer hammer", offer, CLOSE, 1, 80, (0.008, 0.06), settle=2, noise=0.5),
             Phase("hold hammer", offer, CLOSE, 1, NO_LIMIT, noise=0.2, until=lambda: self._begun(TAKER, "hold too")),
-            Phase("let hammer go", self._kept(GIVER, still), OPEN, opening, opening, noise=0.2),
+            Phase("let hammer go", self._rising(GIVER, 0.0), OPEN, opening, opening, noise=0.2),
             # while the taker stands still: the hammer's head must not be dragged along
             Phase("rise from hammer", self._rising(GIVER, 0.12), OPEN, 1, 30, tolerance=(0.02, 0.3), noise=0.3),
             Phase("rest", lambda: rest, OPEN, 1, NO_LIMIT, noise=0.7),
@@ -202,18 +203,16 @@ class TransportExpert(PhasedExpert):
         def given() -> bool:
             return self._begun(GIVER, "rest")
 
-        still = self._kept(TAKER, lambda: self.hand(TAKER))
         return [
             Phase("wait for hammer", lambda: Pose(wait, leaning), OPEN, 1, NO_LIMIT, noise=0.7, until=offered),
             Phase("near hammer", lambda: at_hammer(above), OPEN, 1, 50, tolerance=(0.012, 0.08), noise=0.5),
             Phase("to hammer", lambda: at_hammer(0.0), OPEN, 1, 60, (0.005, 0.06), settle=3, noise=0.3, speed=0.6),
             Phase("close too", self._kept(TAKER, lambda: at_hammer(0.0)), CLOSE, closing, closing, noise=0.2),
-            Phase("hold too", still, CLOSE, 1, NO_LIMIT, noise=0.2, until=given),
+            Phase("hold too", self._rising(TAKER, 0.0), CLOSE, 1, NO_LIMIT, noise=0.2, until=given),
         ]
 
     def _lay_down(self) -> list[Phase]:
         rng = self.rng
-        toward_bin = np.array([-1.0, 0.0, 0.0])
         height, release = rng.uniform(0.22, 0.27), rng.uniform(0.055, 0.075)
         shift = np.array([rng.uniform(0.0, 0.008), rng.normal(0.0, 0.005), 0.0])
         clear = np.array([0.0, 0.36, 1.15]) + rng.uniform(-0.015, 0.015, 3)
@@ -222,14 +221,12 @@ class TransportExpert(PhasedExpert):
             hand = self.hand(TAKER)
             return Pose(hand.position + np.array([0.0, 0.05, 0.06]), hand.rotation)
 
-        def to(centre: Array, direction: Array) -> Pose:
-            return self._holding(TAKER, centre, direction)
-
         def clear_of_giver() -> Pose:
-            return Pose(clear, to(clear, np.array([0.0, 1.0, 0.0])).rotation)
+            return Pose(clear, self._holding(TAKER, clear, np.array([0.0, 1.0, 0.0])).rotation)
 
         def over_bin(above: float) -> Pose:
-            return to(self.body_position(TARGET_BIN) + shift + (above - 0.065) * UP, toward_bin)
+            centre = self.body_position(TARGET_BIN) + shift + (above - BIN_FLOOR) * UP
+            return self._holding(TAKER, centre, np.array([-1.0, 0.0, 0.0]))
 
         opening = int(rng.integers(8, 11))
         return [
@@ -237,7 +234,7 @@ class TransportExpert(PhasedExpert):
             Phase("clear of giver", clear_of_giver, CLOSE, 1, 50, tolerance=(0.03, 0.2), noise=0.5),
             Phase("over bin", lambda: over_bin(height), CLOSE, 1, 80, tolerance=(0.010, 0.08), noise=0.4),
             Phase("lower hammer", lambda: over_bin(release), CLOSE, 1, 40, (0.008, 0.1), noise=0.4, speed=0.6),
-            Phase("lay hammer down", self._kept(TAKER, lambda: self.hand(TAKER)), OPEN, opening, opening, noise=0.3),
+            Phase("lay hammer down", self._rising(TAKER, 0.0), OPEN, opening, opening, noise=0.3),
             Phase("leave hammer", self._rising(TAKER, 0.15), OPEN, 1, NO_LIMIT, noise=0.5),
         ]
 
