@@ -7,6 +7,7 @@ from functools import cache, partial
 
 import numpy as np
 
+from envs.experts import paths
 from envs.experts.common import PhasedExpert
 from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose
 
@@ -14,7 +15,6 @@ FRAME, TOOL = "frame_root", "tool_root"
 TIP, ARM_END, RING = "frame_tip_site", "frame_hang_site", "tool_hole1_center"
 FRAME_GRIP = "frame_grip_frame"
 TUBE_WALLS = tuple(f"stand_wall{i}" for i in range(4))
-UP = np.array([0.0, 0.0, 1.0])
 
 # the frame stands with its arm away from the robot: the other ways lead into the limits of the wrist's joints
 UPRIGHT = np.diag([-1.0, -1.0, 1.0])
@@ -57,12 +57,6 @@ class ToolHangExpert(PhasedExpert):
         """Brisker than elsewhere: the task is long."""
         return Habits.draw(self.rng, speed=(0.7, 1.0))
 
-    def _choose(self, name: str, first: str, second: str) -> bool:
-        """Whether the second of two ways is taken; noted in `strategy`."""
-        is_second = bool(self.rng.random() < 0.5)
-        self.strategy[name] = second if is_second else first
-        return is_second
-
     def _fetch_frame(self) -> list[Phase]:
         along = self.rng.uniform(-0.004, 0.004)
         back = self.rng.uniform(0.10, 0.13)
@@ -73,7 +67,7 @@ class ToolHangExpert(PhasedExpert):
             return Pose(self.geom_position(FRAME_GRIP) + along * frame[:, 2], hand_rotation(frame[:, 0], approach))
 
         height = self.rng.uniform(0.18, 0.22)
-        raised = cache(lambda: moved(self.hand(), height * UP))
+        raised = cache(lambda: moved(self.hand(), height * paths.UP))
         return [
             *self._grasp("frame", grasp, lambda pose: along_approach(pose, -back)),
             Phase("lift frame", raised, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
@@ -81,7 +75,7 @@ class ToolHangExpert(PhasedExpert):
 
     def _fetch_tool(self) -> list[Phase]:
         along = self.rng.uniform(-0.005, 0.005)
-        above = self.rng.uniform(0.12, 0.16) * UP
+        above = self.rng.uniform(0.12, 0.16) * paths.UP
 
         def grasp() -> Pose:
             tool = self.body_rotation(TOOL)
@@ -98,19 +92,18 @@ class ToolHangExpert(PhasedExpert):
 
     def _grasp(self, item: str, grasp: Callable[[], Pose], before: Callable[[Pose], Pose]) -> list[Phase]:
         """Around to the one side or the other, up to the object, onto it, close."""
-        sign = -1.0 if self._choose(f"path to {item}", "left", "right") else 1.0
+        sign = {"left": 1.0, "right": -1.0}[self.choose(f"path to {item}", "left", "right")]
         aside = sign * self.rng.uniform(0.05, 0.09)
         pause, closing = int(self.rng.integers(0, 4)), int(self.rng.integers(11, 14))
 
-        def beside() -> Pose:
+        def around() -> Pose:
             hand, goal = self.hand(), before(grasp())
-            way = (goal.position - hand.position) * [1, 1, 0]
-            left = np.cross(UP, way / np.linalg.norm(way))
-            return Pose(hand.position + way / 2 + aside * left, goal.rotation)
+            side = Pose(paths.beside(hand.position, goal.position, aside), goal.rotation)
+            return at_height(side, hand.position[2])
 
         held = cache(grasp)
         return [
-            Phase(f"way to {item}", cache(beside), OPEN, 1, 60, tolerance=(0.03, np.inf)),
+            Phase(f"way to {item}", cache(around), OPEN, 1, 60, tolerance=(0.03, np.inf)),
             Phase(f"above {item}", lambda: before(grasp()), OPEN, 1, 80, tolerance=(0.015, 0.15)),
             Phase(f"down to {item}", grasp, OPEN, 1, 50, tolerance=(0.005, 0.06), noise=0.3, speed=0.8),
             Phase("wait", grasp, OPEN, pause, pause, noise=0.3),
@@ -119,9 +112,9 @@ class ToolHangExpert(PhasedExpert):
 
     def _stand_frame(self) -> list[Phase]:
         tube = np.mean([self.geom_position(wall) for wall in TUBE_WALLS], axis=0)
-        turned_first = self._choose("turn of frame", "on the way", "before the way")
-        overshot = self._choose("aim at tube", "direct", "overshot")
-        beyond = np.array([self.rng.normal(0, 0.006), self.rng.uniform(0.03, 0.045), 0.0])
+        turn_first = self.choose("turn of frame", "on the way", "before the way") == "before the way"
+        overshoot = self.choose("aim at tube", "direct", "overshot") == "overshot"
+        too_far = self.rng.uniform(0.03, 0.045)
         turn_height, high = self.rng.uniform(0.96, 1.02), self.rng.uniform(1.005, 1.03)
         start = cache(lambda: self.geom_position(FRAME_GRIP))
         released, raised = cache(self.hand), cache(lambda: at_height(self.hand(), CLEAR_HEIGHT))
@@ -132,10 +125,12 @@ class ToolHangExpert(PhasedExpert):
 
         free = partial(Phase, grip=CLOSE, min_steps=1, max_steps=80)
         turn = free("turn frame", lambda: tip(start(), turn_height), tolerance=(0.03, 0.2), noise=0.5)
-        past = free("past tube", lambda: tip(tube + beyond, high), tolerance=(0.012, 0.2), noise=0.5)
+        past = free(
+            "past tube", lambda: tip(paths.beyond(start(), tube, too_far), high), tolerance=(0.012, 0.2), noise=0.5
+        )
         return [
-            *([turn] if turned_first else []),
-            *([past] if overshot else []),
+            *([turn] if turn_first else []),
+            *([past] if overshoot else []),
             free("above tube", lambda: tip(tube, high), tolerance=(0.01, 0.05), noise=0.3),
             FINE("aim at tube", lambda: tip(tube, 0.975), tolerance=(0.0015, 0.02), settle=3, speed=0.5),
             FINE("enter tube", lambda: tip(tube, 0.93), tolerance=(0.003, 0.05), speed=0.3, retry="above tube"),
@@ -148,9 +143,8 @@ class ToolHangExpert(PhasedExpert):
     def _hang_tool(self) -> list[Phase]:
         # where the frame stands before the tool comes near: followed, it would run away from a ring that touches it
         arm = cache(lambda: Pose(self.site_position(ARM_END), self.body_rotation(FRAME)))
-        outward = self.rng.uniform(0.04, 0.06)
-        if self._choose("way to hook", "from beyond its end", "from over the arm"):
-            outward -= 0.08
+        nearest = {"from beyond its end": 0.04, "from over the arm": -0.04}
+        outward = nearest[self.choose("way to hook", *nearest)] + self.rng.uniform(0.0, 0.02)
         far = np.array([outward, self.rng.uniform(0.13, 0.16), ABOVE_HOOK[2]])
         released, back = cache(self.hand), cache(lambda: along_approach(self.hand(), -0.1))
 
