@@ -15,7 +15,8 @@ from lfm_policy.flow.errors import LFMError
 # of the rollouts' results
 KEPT = ["success_rate", "n_rollouts", "wilson95", "mean_max_reward", "max_reward95", "seeds"]
 KEPT += ["nfe", "multiply_adds", "latency_ms"]
-PARTS = ("data.hdf5", "data.hdf5.attempts", "train", "rollouts.json", "paths.png", "video.mp4", "video.png", "summary.json")
+PARTS = ["data.hdf5", "data.hdf5.attempts", "train", "rollouts.json", "summary.json"]
+PARTS += ["paths.png", "video.mp4", "video.png"]
 
 
 def demo(
