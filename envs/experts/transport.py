@@ -87,7 +87,7 @@ class TransportExpert(PhasedExpert):
         above, along, depth = rng.uniform(0.13, 0.17), rng.uniform(-0.003, 0.003), rng.uniform(0.0, 0.004)
         closing = int(rng.integers(12, 15))
         # the arm sags towards its base in the lift, which is away from the head where that points to the taker
-        aside = rng.uniform(0.005, 0.009) if self._head_first else rng.uniform(0.015, 0.019)
+        aside = rng.uniform(0.005, 0.009) if self._head_first else rng.uniform(0.017, 0.022)
 
         def at_hammer(height: float) -> Pose:
             handle = self._handle()
@@ -95,28 +95,29 @@ class TransportExpert(PhasedExpert):
             position = self.body_position(HAMMER) - (GIVER_GRIP + along) * handle
             return Pose(position + (depth + height) * UP, pointing_down(np.arctan2(across[1], across[0])))
 
-        def free_of_walls() -> Pose:
+        def free_of_walls(height: float) -> Pose:
             away = -self._handle() if self._head_first else self._handle()
             shift = self.body_position(START_BIN) + aside * away - self.body_position(HAMMER)
-            return Pose(self.hand(GIVER).position + np.array([*shift[:2], 0.012]), self.hand(GIVER).rotation)
+            return Pose(np.append((self.hand(GIVER).position + shift)[:2], height), self.hand(GIVER).rotation)
 
-        def straight_up() -> Pose:
-            return Pose(np.append(self.hand(GIVER).position[:2], 1.02), self.hand(GIVER).rotation)
+        def raised() -> Pose:
+            return free_of_walls(self.hand(GIVER).position[2] + 0.012)
 
         def out_of_bin() -> Pose:
             hand = self.hand(GIVER)
             return Pose(np.array([hand.position[0], -0.40, 1.04]), hand.rotation)
 
+        lift = self._kept(GIVER, lambda: free_of_walls(1.02))
         return [
             *self._corrected("hammer approach", GIVER, lambda: at_hammer(above)),
             # an arm that has just swung far still shifts its elbow: it must be still before it goes down
             Phase("above hammer", lambda: at_hammer(above), OPEN, 1, 70, tolerance=(0.012, 0.06), settle=5, noise=0.4),
-            Phase("down to hammer", lambda: at_hammer(0.0), OPEN, 1, 80, (0.006, 0.06), 0.3, 4, speed=0.5),
+            Phase("down to hammer", lambda: at_hammer(0.0), OPEN, 1, 80, (0.006, 0.06), 0.3, 4, speed=0.5, apart=True),
             Phase("close on hammer", self._kept(GIVER, lambda: at_hammer(0.0)), CLOSE, closing, closing, noise=0.2),
             # the hammer's ends are near the bin's walls, where its head would be held back: first away from that
             # wall, then up, and only then sideways
-            Phase("free hammer", self._kept(GIVER, free_of_walls), CLOSE, 1, 25, (0.005, 0.1), 0.2, 2, gain=3.0),
-            Phase("lift hammer", self._kept(GIVER, straight_up), CLOSE, 1, 50, (0.015, 0.2), 0.3, gain=3.0),
+            Phase("free hammer", self._kept(GIVER, raised), CLOSE, 1, 25, (0.005, 0.1), 0.2, 2, gain=3.0),
+            Phase("lift hammer", lift, CLOSE, 1, 50, (0.015, 0.2), 0.3, gain=3.0, speed=0.8, apart=True),
             Phase("out of bin", self._kept(GIVER, out_of_bin), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.5),
         ]
 
@@ -153,20 +154,13 @@ class TransportExpert(PhasedExpert):
         def above_trash_bin() -> Pose:
             return Pose(self.body_position(TRASH_BIN) + off, rotation)
 
+        lift = self._kept(TAKER, lambda: at_trash(raised))
         return [
             *self._turn_to_begin(),
             Phase("above trash", lambda: at_trash(above), OPEN, 1, 70, tolerance=(0.012, 0.08), settle=3, noise=0.5),
-            Phase("down to trash", lambda: at_trash(0.0), OPEN, 1, 60, (0.006, 0.1), noise=0.4, settle=2, speed=0.7),
+            Phase("down to trash", lambda: at_trash(0.0), OPEN, 1, 60, (0.006, 0.1), 0.4, 2, speed=0.7, apart=True),
             Phase("close on trash", self._kept(TAKER, lambda: at_trash(0.0)), CLOSE, closing, closing, noise=0.3),
-            Phase(
-                "lift trash",
-                self._kept(TAKER, lambda: at_trash(raised)),
-                CLOSE,
-                1,
-                40,
-                tolerance=(0.03, 0.3),
-                noise=0.5,
-            ),
+            Phase("lift trash", lift, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
             Phase("carry trash", lambda: Pose(via, rotation), CLOSE, 1, 60, tolerance=(0.05, 0.4)),
             Phase("above trash bin", above_trash_bin, CLOSE, 1, 60, tolerance=(0.03, 0.3)),
             Phase("drop trash", above_trash_bin, OPEN, opening, opening, noise=0.3),
