@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint benchmark
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -20,6 +20,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/lfm demo --config configs/demo/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
+
+# The tables of results/robomimic and results/pusht: days of two cores; what is done is not done again.
+# PushT needs its recording: see configs/sweep/pusht.yaml.
+BENCHMARK := lift can square toolhang transport
+benchmark: install
+	for task in $(BENCHMARK); do \
+	  $(BIN)/lfm sweep --config configs/sweep/$$task.yaml --output_dir runs/benchmark --results results/robomimic || exit; \
+	done
+	$(BIN)/lfm sweep --config configs/sweep/pusht.yaml --output_dir runs/benchmark --results results/pusht
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10

@@ -33,9 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BELOW_POLICY | TOOLS | {"policy"},
     "training": BELOW_POLICY | TOOLS | {"policy", "evaluation"},
     "conversion": BELOW_POLICY | TOOLS | {"evaluation"},
+    "sweep": BELOW_POLICY | TOOLS | {"policy", "evaluation", "training"},
     "cli": BELOW_POLICY
     | TOOLS
-    | {"policy", "density", "image", "evaluation", "training", "integrations", "conversion"},
+    | {"policy", "density", "image", "evaluation", "training", "integrations", "conversion", "sweep"},
 }
 NEVER = {"envs", "robosuite", "robomimic", "mujoco"}
 ON_REQUEST = PACKAGE / "integrations" / "robomimic"  # imports robomimic, and is imported by nothing but a command

@@ -18,6 +18,7 @@ COMMANDS = {
     "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",
     "image": "learn, distil, sample and evaluate images",
     "density": "learn, evaluate and sample the density of a table or a picture",
+    "sweep": "collect, train, roll out and compare methods on tasks; resumes where it stopped",
     "demo": "collect or convert, train and roll out in one go",
 }
 

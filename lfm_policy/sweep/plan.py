@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lfm_policy.evaluation.executor import Executor, Kind
 from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig
 
@@ -54,7 +55,6 @@ class SweepConfig:
         executor: where: `processes` of this machine, or `ray`.
         ray_address: of a Ray cluster; a local one is started if not given.
         results: folder that gets each task's comparison as JSON, text and picture, named after the task.
-        film: number of episodes of each task's expert and first method to film; 0 for none.
     """
 
     output_dir: str
@@ -65,10 +65,9 @@ class SweepConfig:
     baseline: str = ""
     rollout_seed: int = 100_000
     n_procs: int = 2
-    executor: str = "processes"
+    executor: Kind = "processes"
     ray_address: str | None = None
     results: str | None = None
-    film: int = 0
 
     def __post_init__(self) -> None:
         for name in ("tasks", "methods", "seeds", "budgets"):
@@ -78,8 +77,11 @@ class SweepConfig:
             raise LFMError(f"baseline: {self.baseline} is none of the methods {', '.join(self.methods)}")
         if any(not 0 < budget <= 1 for budget in self.budgets):
             raise LFMError(f"budgets: {list(self.budgets)} must lie above 0 and up to 1")
-        if self.n_procs < 1:
-            raise LFMError(f"n_procs: {self.n_procs} must be 1 or more")
+        self.place()
+
+    def place(self) -> Executor:
+        """Where its runs and episodes are computed; LFMError where that is nowhere."""
+        return Executor(self.executor, self.n_procs, self.ray_address)
 
 
 class Sampler(NamedTuple):

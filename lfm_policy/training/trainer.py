@@ -135,6 +135,12 @@ class Trainer:
         return (normalize(predicted) - normalize(actions.to(predicted.device))).pow(2).mean().item()
 
     @property
+    def _epochs(self) -> float:
+        """Passes over the training windows that each sub-flow's network has made, on average over sub-flows."""
+        samples = self.fitter.steps_done * self.fitter.options.batch_size
+        return samples / len(self.train) / self.policy.flow.n_subflows
+
+    @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C or SIGTERM ended the run."""
         return self._interruption.asked
@@ -154,6 +160,7 @@ class Trainer:
         facts = {
             "trained_subflows": trained,
             "total_steps": fitter.total_steps,
+            "epochs": self._epochs,
             "dataset": self.dataset,
             "config": self.config.to_dict(),
             "versions": versions(),

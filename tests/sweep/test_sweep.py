@@ -1,0 +1,198 @@
+"""`lfm sweep`: its plan, its tables, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lfm_policy.cli.main import main
+from lfm_policy.cli.sweep import sweep
+from lfm_policy.cli.train import parse
+from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.evaluation.collect import record_demonstrations
+from lfm_policy.evaluation.environment import EnvSpec
+from lfm_policy.evaluation.episode import reproducible
+from lfm_policy.evaluation.rollout import evaluate
+from lfm_policy.flow import LFMError
+from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, plan_runs
+from lfm_policy.sweep.run import waves
+from lfm_policy.training.config import TrainConfig
+from tests.helpers.point import PLAIN
+
+CONFIGS = sorted(Path("configs/sweep").glob("*.yaml"))
+TRAIN = {
+    "data": {"obs_keys": ["state"], "action_normalizer": "minmax"},
+    "policy": {"horizon": 8, "n_action_steps": 4},
+    "network": {"channels": [8, 16], "kernel_size": 3, "n_groups": 4, "embedding_dim": 8},
+    "global_channels": [16, 32],
+    "flow": {"n_subflows": 2, "interpolant": "geodesic", "coupling": "common", "marginals": "exact", "shared_start": 4},
+    "training": {"steps": 8, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2, "checkpoint_every": 3},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "lfm": {"samplers": ["euler 1"]},
+    "fm": {"method": "fm", "training.learning_rate": 2e-3},
+    "regression": {"method": "regression"},
+}
+N = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.hdf5"
+    record_demonstrations(path, EnvSpec(PLAIN, success_key="success"), 6)
+    return path
+
+
+def config_of(folder: Path, data: Path, **changes: Any) -> SweepConfig:
+    train = folder / "train.yaml"
+    train.write_text(yaml.safe_dump(TRAIN))
+    task = TaskConfig(str(train), PLAIN, data=str(data), n_rollouts=N)
+    values: dict[str, Any] = {
+        "output_dir": str(folder / "out"),
+        "tasks": {"point": task},
+        "methods": METHODS,
+        "n_procs": 1,
+    }
+    return SweepConfig(**{**values, **changes})
+
+
+def runs_of(config: SweepConfig) -> list[Run]:
+    return plan_runs(config, lambda flags: parse(flags, "lfm sweep"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> SweepConfig:
+    config = config_of(tmp_path_factory.mktemp("sweep"), data, seeds=(0, 1))
+    assert sweep(config, progress=False) == 0
+    return config
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [reproducible(json.loads(line)) for line in file.read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=str)
+def test_every_sweep_of_the_repository_is_valid(file: Path) -> None:
+    values = yaml.safe_load(file.read_text())
+    tasks = {name: TaskConfig(**task) for name, task in values.pop("tasks").items()}
+    config = SweepConfig(output_dir="out", tasks=tasks, **values)
+    assert len(runs_of(config)) == len(tasks) * len(config.methods) * len(config.seeds) * len(config.budgets)
+
+
+def test_every_run_is_rolled_out_with_every_sampler(finished: SweepConfig) -> None:
+    """Rows are those of `lfm rollout` on the run's checkpoint, whatever else the sweep did."""
+    folder = Path(finished.output_dir) / "point"
+    for run in runs_of(finished):
+        own = [reproducible(row) for row in evaluate(run.folder, N).episodes]
+        assert [without_more(row) for row in rows(run.folder / "rows" / "own.jsonl")] == own
+        if run.method == "lfm":
+            other = [reproducible(row) for row in evaluate(run.folder, N, solver="euler", solver_steps=1).episodes]
+            assert [without_more(row) for row in rows(run.folder / "rows" / "euler1.jsonl")] == other
+    told = json.loads((folder / "comparison.json").read_text())
+    assert set(told["methods"]) == {"lfm", "lfm@euler1", "fm", "regression"}
+    assert told["seeds"] == list(range(100_000, 100_000 + N))
+    assert {file.name for file in folder.glob("comparison.*")} == {
+        "comparison.json",
+        "comparison.txt",
+        "comparison.png",
+    }
+
+
+def without_more(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not key.startswith("chunk_")}
+
+
+def test_what_is_done_is_not_done_again(finished: SweepConfig) -> None:
+    before = {name: content for name, content in files(Path(finished.output_dir)).items() if "comparison" not in name}
+    sweep(finished, progress=False)
+    assert {k: v for k, v in files(Path(finished.output_dir)).items() if "comparison" not in k} == before
+
+
+def test_a_sweep_broken_off_ends_as_if_it_had_not_been(finished: SweepConfig, tmp_path: Path, data: Path) -> None:
+    """One run stopped within its training, one before it began, one within its rollouts, its last row torn."""
+    shutil.copytree(finished.output_dir, tmp_path / "out")
+    config = config_of(tmp_path, data, seeds=(0, 1))
+    whole = {run.folder: files(run.folder) for run in runs_of(config)}
+    stopped, absent, torn = (run for run in runs_of(config) if run.seed == 1)
+    shutil.rmtree(stopped.folder)
+    trained = replace(stopped.config, stop_after=5)
+    from lfm_policy.training import Trainer
+
+    Trainer(trained, say=lambda line: None, progress=False).run()
+    shutil.rmtree(absent.folder)
+    store = torn.folder / "rows" / "own.jsonl"
+    lines = store.read_bytes().splitlines(keepends=True)
+    store.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    sweep(config, progress=False)
+    for run in (stopped, absent, torn):
+        weights = next((run.folder / CHECKPOINTS).glob("*/model.safetensors"))
+        name = str(weights.relative_to(run.folder))
+        assert weights.read_bytes() == whole[run.folder][name]
+        got = [without_more(row) for row in rows(run.folder / "rows" / "own.jsonl")]
+        want = [json.loads(line) for line in whole[run.folder]["rows/own.jsonl"].decode().splitlines()[1:]]
+        assert got == [without_more(reproducible(row)) for row in want]
+
+
+def test_a_run_of_another_config_is_refused_by_field(finished: SweepConfig) -> None:
+    changed = {**METHODS, "fm": {"method": "fm", "training.learning_rate": 3e-3}}
+    with pytest.raises(
+        LFMError, match=r"fm/seed_0: was trained with another config \(training\.learning_rate: was 0\.002"
+    ):
+        sweep(replace(finished, methods=changed), progress=False)
+
+
+def test_budgets_are_shares_of_every_stage(tmp_path: Path, data: Path) -> None:
+    config = config_of(tmp_path, data, budgets=(1.0, 0.5))
+    runs = {(run.method, run.budget): run.config for run in runs_of(config)}
+
+    def stages(method: str, budget: float) -> tuple[int | None, int]:
+        chosen: TrainConfig = runs[method, budget]
+        return chosen.training.steps, chosen.flow.shared_start
+
+    assert (stages("lfm", 1.0), stages("lfm", 0.5)) == ((8, 4), (4, 2))
+    # one network sees as many batches as each sub-flow, its half of the shared start included
+    assert (stages("fm", 1.0), stages("fm", 0.5)) == ((10, 0), (5, 0))
+
+
+def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
+    config = config_of(tmp_path, data, budgets=(1.0, 0.5), seeds=(3, 4))
+    ends = [[(run.method, run.budget, run.seed) for run in done] for done in waves(runs_of(config))]
+    order = [(method, budget, seed) for budget in (0.5, 1.0) for seed in (3, 4) for method in METHODS]
+    assert ends == [order[: 3 * k] for k in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {}}, r"methods: is empty"),
+        ({"methods": {"fm": {"method": "fmm"}}}, r"methods\.fm: method: 'fmm' is not one of"),
+        ({"methods": {"fm": {"training.stepz": 3}}}, r"methods\.fm: unknown field 'training\.stepz'; did you mean"),
+        ({"methods": {"lfm": {"samplers": ["euler"]}}}, r"samplers: 'euler' is none; write method and steps"),
+        ({"baseline": "sfm"}, r"baseline: sfm is none of the methods lfm, fm, regression"),
+        ({"budgets": (0.0,)}, r"budgets: \[0\.0\] must lie above 0"),
+        ({"executor": "slurm"}, r"executor slurm: must be one of processes, ray"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path, data: Path
+) -> None:
+    with pytest.raises(LFMError, match=message):
+        sweep(config_of(tmp_path, data, **changes), progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_reads_a_file_and_exits_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"tasks": {"a": {"train": "none.yaml", "task": "Lift"}}, "methods": {"lfm": {}}}))
+    assert main(["sweep", "--config", str(file), "--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: methods.lfm: config: none.yaml does not exist")
