@@ -168,7 +168,7 @@ class TransportExpert(PhasedExpert):
 
     def _turn_to_begin(self) -> list[Phase]:
         """The taker begins at once, or looks on until the giver has the lid."""
-        first = self._choose("order", "together", "lid first")
+        first = self.choose("order", "together", "lid first")
         if first == "together":
             return []
         start = self.hand(TAKER)
@@ -232,20 +232,15 @@ class TransportExpert(PhasedExpert):
             Phase("leave hammer", self._rising(TAKER, 0.15), OPEN, 1, NO_LIMIT, noise=0.5),
         ]
 
-    def _choose(self, name: str, *ways: str) -> str:
-        """One of the ways, each as likely as the others; written into `strategy`."""
-        self.strategy[name] = ways[int(self.rng.integers(len(ways)))]
-        return self.strategy[name]
-
     def _via(self, choice: str, height: float, side: int) -> Array:
         """Point (3,) between the two bins of a table, near to its arm or far from it; `side` is the sign of y."""
-        return np.array([self.rng.normal(0.0, 0.01), side * PATHS[self._choose(choice, *PATHS)], height])
+        return np.array([self.rng.normal(0.0, 0.01), side * PATHS[self.choose(choice, *PATHS)], height])
 
     def _corrected(self, choice: str, arm: int, goal: Callable[[], Pose]) -> list[Phase]:
         """Before a goal, a phase that goes too far, or aside; or none."""
         length, angle = self.rng.uniform(0.04, 0.06), self.rng.uniform(-0.6, 0.6)
         offset = length * np.array([np.cos(angle), np.sin(angle), 0.0])
-        if self._choose(choice, "straight", "corrected") == "straight":
+        if self.choose(choice, "straight", "corrected") == "straight":
             return []
 
         def beyond() -> Pose:
@@ -259,7 +254,7 @@ class TransportExpert(PhasedExpert):
         yaws = np.arctan2(cube[1, 0], cube[0, 0]) + np.arange(-2, 3) * np.pi / 2
         nearest, second = yaws[np.argsort(np.abs(yaws))[:2]]
         return float(
-            nearest if self._choose("trash grasp", "nearer faces", "farther faces") == "nearer faces" else second
+            nearest if self.choose("trash grasp", "nearer faces", "farther faces") == "nearer faces" else second
         )
 
     def _handle(self) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,18 +42,19 @@ def sweep(config: SweepConfig, progress: bool = True) -> int:
 
 
 def make_data(config: SweepConfig, task: str) -> None:
-    """Collect or convert a task's demonstrations, unless they are there."""
+    """Collect or convert a task's demonstrations, unless they are there; the results get what collecting came to."""
     from lfm_policy.cli.collect import collect, env_id_of_task
     from lfm_policy.cli.convert import convert
 
     path, wanted = data_file(config, task), config.tasks[task]
-    if path.is_file() or wanted.data is not None:
-        return
-    if wanted.source is not None:
+    figures = path.with_suffix(".json")
+    if not path.is_file() and wanted.source is not None:
         convert(wanted.source, str(path), env_id=env_id_of_task(wanted.task), n_procs=config.n_procs)
-    else:
-        figures = str(path.with_suffix(".json"))
-        collect(str(path), wanted.task, wanted.n_demonstrations, config.n_procs, json=figures, resume=True)
+    elif not path.is_file() and wanted.data is None:
+        collect(str(path), wanted.task, wanted.n_demonstrations, config.n_procs, json=str(figures), resume=True)
+    if config.results and wanted.data is None and figures.is_file():
+        Path(config.results).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(figures, Path(config.results) / f"{task}_demonstrations.json")
 
 
 def write(task: str, comparison: Comparison, folders: dict[Path, str]) -> None:

@@ -54,7 +54,7 @@ class SweepConfig:
         n_procs: runs trained, or episodes rolled out, at a time.
         executor: where: `processes` of this machine, or `ray`.
         ray_address: of a Ray cluster; a local one is started if not given.
-        results: folder that gets each task's comparison as JSON, text and picture, named after the task.
+        results: folder that gets each task's comparison as JSON, text and picture, and what its collection came to.
     """
 
     output_dir: str
