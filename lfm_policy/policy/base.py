@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -92,26 +92,20 @@ class Policy(nn.Module, ABC):
 class ChunkPolicy(Policy):
     """A policy that draws normalised action chunks (Tp, Da) from networks, given normalised observations.
 
-    `flow` holds the networks, which a `Fitter` trains; subclasses say how chunks are drawn from them. The condition is
-    the normalised observation history, flattened to (B, To · D).
+    Subclasses hold the networks and say how chunks are drawn from them. The condition is the normalised observation
+    history, flattened to (B, To · D).
     """
 
     kind: ClassVar[str] = ""  # by which a checkpoint names the class
 
-    def __init__(self, spec: PolicySpec, flow: LocalFlow) -> None:
+    def __init__(self, spec: PolicySpec) -> None:
         super().__init__(spec)
         self.observation_normalizer = Normalizer(spec.observation_dim)
         self.action_normalizer = Normalizer(spec.action_space.dim)
-        self.flow = flow
 
     @abstractmethod
     def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
         """Normalised chunks of `shape` (B, Tp, Da) given cond (B, To · D)."""
-
-    @property
-    @abstractmethod
-    def evaluations(self) -> int:
-        """Evaluations of each network of `flow` for one chunk."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -144,6 +138,28 @@ class ChunkPolicy(Policy):
         """What the networks are conditioned on: (B, To · D)."""
         return self.observation_normalizer.normalize(self.joined(obs)).flatten(1)
 
+    @torch.no_grad()
+    def count_multiply_adds(self, evaluate: Callable[[Tensor, Tensor], Any]) -> int:
+        """Multiply-add operations of `evaluate` on one chunk (1, Tp, Da) and its condition (1, To · D)."""
+        x = torch.zeros(1, self.spec.horizon, self.spec.action_space.dim, device=self.device)
+        cond = torch.zeros(1, self.spec.n_obs_steps * self.spec.observation_dim, device=self.device)
+        with FlopCounterMode(display=False) as counter:
+            evaluate(x, cond)
+        return counter.get_total_flops() // 2
+
+
+class FittedPolicy(ChunkPolicy):
+    """A chunk policy whose networks lie in `flow`, which a `Fitter` trains on demonstrations."""
+
+    def __init__(self, spec: PolicySpec, flow: LocalFlow) -> None:
+        super().__init__(spec)
+        self.flow = flow
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Evaluations of each network of `flow` for one chunk."""
+
     @property
     def nfe(self) -> int:
         """Evaluations of one network for one chunk, over the whole sampler."""
@@ -152,8 +168,5 @@ class ChunkPolicy(Policy):
     @property
     def multiply_adds(self) -> int:
         """Multiply-add operations for one chunk, counted on one evaluation of each sub-flow."""
-        x = torch.zeros(1, self.spec.horizon, self.spec.action_space.dim, device=self.device)
-        cond = torch.zeros(1, self.spec.n_obs_steps * self.spec.observation_dim, device=self.device)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.flow.pull(x, cond, Solver("euler", steps=1))
-        return counter.get_total_flops() // 2 * self.evaluations
+        once = Solver("euler", steps=1)
+        return self.count_multiply_adds(lambda x, cond: self.flow.pull(x, cond, once)) * self.evaluations

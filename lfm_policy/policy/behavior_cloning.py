@@ -11,7 +11,7 @@ from torch import Tensor
 from lfm_policy.flow import LFMError, Regression, Schedule
 from lfm_policy.flow.matching import MarginalsName
 from lfm_policy.flow.random import normal, uniform
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.network import UNetConfig, build_networks
 from lfm_policy.policy.spec import PolicySpec
 
@@ -80,7 +80,7 @@ class RegressionConfig:
     network: UNetConfig = field(default_factory=UNetConfig)
 
 
-class RegressionPolicy(ChunkPolicy):
+class RegressionPolicy(FittedPolicy):
     """Behaviour cloning by least squares: the mean chunk, in one evaluation, without noise."""
 
     kind: ClassVar[str] = "regression"
@@ -118,7 +118,7 @@ class MIPConfig:
     mip: MIPSettings = field(default_factory=MIPSettings)
 
 
-class MIPPolicy(ChunkPolicy):
+class MIPPolicy(FittedPolicy):
     """The minimal iterative policy (arXiv 2512.01809): a regression, then one denoising of what it said."""
 
     kind: ClassVar[str] = "mip"

@@ -11,7 +11,7 @@ from torch import Tensor
 from lfm_policy.flow import LFMError, Regression, Schedule
 from lfm_policy.flow.matching import MarginalsName
 from lfm_policy.flow.random import normal, uniform
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.network import UNetConfig, build_networks
 from lfm_policy.policy.spec import PolicySpec
 
@@ -90,7 +90,7 @@ class DiffusionConfig:
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
 
 
-class DiffusionPolicy(ChunkPolicy):
+class DiffusionPolicy(FittedPolicy):
     """Diffusion Policy (Chi et al. 2023, arXiv 2303.04137): one network predicts the noise, run from noise."""
 
     kind: ClassVar[str] = "diffusion"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lfm_policy.flow import FIXED_STEP, LFMError, Schedule, Solver
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.network import UNetConfig, build_networks
 from lfm_policy.policy.spec import PolicySpec
 
@@ -24,6 +24,11 @@ class ChainConfig:
     c: float = 0.15
     rho: float = 1.25
     share_weights: bool = False
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of its step sizes."""
+        return Schedule.geometric(self.n_subflows, self.c, self.rho)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class LFMConfig:
         return cls(network, ChainConfig(**values["chain"]), Solver(**values["sampler"]))
 
 
-class LFMPolicy(ChunkPolicy):
+class LFMPolicy(FittedPolicy):
     """A conditional local flow over action chunks (Tp, Da) given To observations.
 
     Networks see normalised values; `predict_action` and `log_prob` speak the environment's units. N = 1 is plain flow
@@ -65,8 +70,7 @@ class LFMPolicy(ChunkPolicy):
         config = config or LFMConfig()
         chain = config.chain
         count = 1 if chain.share_weights else chain.n_subflows
-        schedule = Schedule.geometric(chain.n_subflows, chain.c, chain.rho)
-        super().__init__(spec, build_networks(spec, config.network, schedule, count, seed, make_field))
+        super().__init__(spec, build_networks(spec, config.network, chain.schedule, count, seed, make_field))
         self.config = config
 
     def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -48,14 +48,24 @@ def build_networks(
     make_field: Callable[[], nn.Module] | None = None,
 ) -> LocalFlow:
     """`count` untrained networks on the stretches of a schedule, their weights a function of `seed`."""
+    return LocalFlow(build_fields(spec, network, count, seed, make_field), schedule)
+
+
+def build_fields(
+    spec: PolicySpec,
+    network: UNetConfig,
+    count: int,
+    seed: int,
+    make_field: Callable[[], nn.Module] | None = None,
+) -> list[nn.Module]:
+    """`count` untrained networks, UNets if not given, their weights a function of `seed`."""
     check_horizon(spec.horizon, network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know only the global generator
         try:
-            fields = [make_field() if make_field else _unet(spec, network) for _ in range(count)]
+            return [make_field() if make_field else _unet(spec, network) for _ in range(count)]
         except ValueError as error:  # nets know no LFMError
             raise LFMError(str(error)) from error
-    return LocalFlow(fields, schedule)
 
 
 def _unet(spec: PolicySpec, network: UNetConfig) -> UNet1d:

@@ -10,15 +10,16 @@ from safetensors.torch import save_file
 
 from lfm_policy.data import saved
 from lfm_policy.flow import LFMError
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import ChunkPolicy, FittedPolicy
 from lfm_policy.policy.behavior_cloning import MIPPolicy, RegressionPolicy
 from lfm_policy.policy.diffusion import DiffusionPolicy
+from lfm_policy.policy.distilled import DistilledPolicy
 from lfm_policy.policy.lfm import LFMPolicy
 from lfm_policy.policy.spec import PolicySpec
 
 FORMAT = 1
 POLICIES: dict[str, type[ChunkPolicy]] = {
-    policy.kind: policy for policy in (LFMPolicy, DiffusionPolicy, RegressionPolicy, MIPPolicy)
+    policy.kind: policy for policy in (LFMPolicy, DiffusionPolicy, RegressionPolicy, MIPPolicy, DistilledPolicy)
 }
 """Policies by the type that their checkpoints name."""
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
@@ -50,13 +51,18 @@ def load_policy(path: str | Path) -> ChunkPolicy:
         policy = POLICIES[description["type"]].from_description(spec, description["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise LFMError(f"{folder / POLICY_FILE}: describes no policy ({error}); use another checkpoint") from error
-    trained, total = description.get("trained_subflows"), policy.flow.n_subflows
+    if isinstance(policy, FittedPolicy):
+        _check_trained(folder, description.get("trained_subflows"), policy.flow.n_subflows)
+    load_weights(policy, folder)
+    return policy.eval()
+
+
+def _check_trained(folder: Path, trained: int | None, total: int) -> None:
+    """LFMError where the checkpoint is of a chain in the middle of its training."""
     if trained is not None and trained < total:
         raise LFMError(
             f"{folder}: only {trained} of {total} sub-flows are trained; continue with `lfm train --resume true`"
         )
-    load_weights(policy, folder)
-    return policy.eval()
 
 
 def load_weights(policy: ChunkPolicy, folder: Path) -> None:

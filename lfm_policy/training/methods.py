@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lfm_policy.flow import Matching, Objective
 from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.behavior_cloning import (
     ChunkRegression,
     MIPConfig,
@@ -48,7 +48,7 @@ class Method:
     """
 
     about: str
-    build: Callable[[TrainConfig, PolicySpec, int], ChunkPolicy]
+    build: Callable[[TrainConfig, PolicySpec, int], FittedPolicy]
     objective: Callable[[TrainConfig], Objective]
     flow: dict[str, Any]
     one_network: bool = False

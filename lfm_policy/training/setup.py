@@ -14,7 +14,7 @@ from lfm_policy.data.robomimic import dataset_identity, env_id_of, read_demonstr
 from lfm_policy.flow import LFMError
 from lfm_policy.flow.random import named_seed
 from lfm_policy.policy import PolicySpec
-from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.training.config import DataConfig, TrainConfig
 from lfm_policy.training.methods import METHODS
 
@@ -55,7 +55,7 @@ def read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstration
     return train, valid
 
 
-def build_policy(config: TrainConfig, train: Demonstrations) -> ChunkPolicy:
+def build_policy(config: TrainConfig, train: Demonstrations) -> FittedPolicy:
     """An untrained policy whose spec and normalisers are those of the demonstrations it will learn from."""
     try:
         env_id = env_id_of(train.env_args, config.data.path)
