@@ -13,6 +13,7 @@ COMMANDS = {
     "convert": "bring recordings of other layouts and versions to robomimic's, and back",
     "inspect": "print what is in a dataset and what is wrong with it",
     "train": "train a policy on demonstrations",
+    "distill": "distil a trained policy into students of one evaluation each",
     "rollout": "roll a policy out and report its success rate",
     "compare": "roll policies out on the same episodes and say which is better, where that can be told",
     "robomimic": "run robomimic's own training and rollout scripts on the algorithm `lfm`",

@@ -59,6 +59,9 @@ class Optimization:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
         if self.warmup_steps < 0:
             raise LFMError(f"warmup_steps: {self.warmup_steps} must not be negative")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise LFMError(f"{name}: {getattr(self, name)} must be 0 or more and below 1")
         if self.lr_decay not in ("cosine", "constant", "step"):
             raise LFMError(f"lr_decay: '{self.lr_decay}' is not one of cosine, constant, step")
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lfm_policy.data.images import ImageDataConfig
-from lfm_policy.flow import DistillOptions, LFMError, Optimization, Schedule, Solver
-from lfm_policy.flow.distill import InputsName
-from lfm_policy.flow.solver import MethodName
+from lfm_policy.flow import LFMError, Schedule, Solver
 from lfm_policy.image.model import UNet2dConfig
 from lfm_policy.training.config import FlowConfig, TrainingConfig
 from lfm_policy.training.folder import differences, plain
+from lfm_policy.training.students import StudentsConfig
 
 
 @dataclass(frozen=True)
@@ -32,53 +31,26 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
-class DistillationConfig(Optimization):
-    """Students of the trained flow, for `lfm image distill` (Algorithm A.1); steps and schedules are per student.
+class DistillationConfig(StudentsConfig):
+    """Students of the trained flow, for `lfm image distill` (Algorithm A.1).
 
     Args:
         n_students: N', network evaluations of a student's sample; a divisor of the sub-flows. All, if not given.
         n_stretches: for a teacher of one network: stretches that its clock is cut into, by flow.c and flow.rho.
         channels: widths of a student; if not given the teacher's for k = N/N' = 1, else √k times as wide, so that all
             students together have about as many weights as the teacher.
-        steps: of every student.
-        teacher_method: solver of the pulls that are learned.
-        teacher_steps: its steps per sub-flow.
-        student_inputs: `teacher`, or `student`: learn on what the students before make of noise.
-        from_teacher: start from the teacher's weights, where the widths allow it.
-        log_every: steps between log entries.
-        checkpoint_every: steps between checkpoints.
     """
 
     n_students: int | None = None
     n_stretches: int | None = None
     channels: tuple[int, ...] | None = None
-    steps: int = 10_000
-    teacher_method: MethodName = "midpoint"
-    teacher_steps: int = 4
-    student_inputs: InputsName = "teacher"
-    from_teacher: bool = True
-    log_every: int = 50
-    checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("n_students", "n_stretches", "log_every", "checkpoint_every"):
+        for name in ("n_students", "n_stretches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LFMError(f"distillation.{name}: {value} must be 1 or more")
-        try:
-            self.options()
-        except LFMError as error:
-            raise LFMError(f"distillation.{error}") from error
-
-    def options(self) -> DistillOptions:
-        """What trains the students."""
-        return DistillOptions(
-            **{entry.name: getattr(self, entry.name) for entry in fields(Optimization)},
-            steps=self.steps,
-            teacher_solver=Solver(self.teacher_method, self.teacher_steps),
-            student_inputs=self.student_inputs,
-            from_teacher=self.from_teacher,
-        )
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

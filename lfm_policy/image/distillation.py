@@ -19,7 +19,6 @@ from lfm_policy.flow.distill import DistillReport, untrained_students
 from lfm_policy.flow.random import named_seed
 from lfm_policy.image.config import DistillationConfig, ImageConfig
 from lfm_policy.image.generation import PIPELINE, load_pipeline
-from lfm_policy.image.loop import train
 from lfm_policy.image.model import LocalFlowModel, UNet2dConfig, new_model
 from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline, replace_pipeline
 from lfm_policy.image.pushed import fingerprint
@@ -34,6 +33,8 @@ from lfm_policy.training.folder import (
     plain,
     prepare_folder,
 )
+from lfm_policy.training.loop import train
+from lfm_policy.training.students import told
 
 FORMAT, TYPE, FILE = 1, "image_students", "students.json"
 
@@ -85,7 +86,7 @@ class DistillRun:
                 self._interruption,
                 self.save,
                 self.pending,
-                _tell,
+                told,
                 every.log_every,
                 every.checkpoint_every,
                 config.stop_after,
@@ -172,13 +173,6 @@ def widened(network: UNet2dConfig, k: int) -> tuple[int, ...]:
     """Widths √k times as large, to the nearest that groups and heads divide: about k times the weights."""
     step = math.lcm(network.n_groups, network.head_dim if network.attention else 1)
     return tuple(c if k == 1 else max(step, round(c * math.sqrt(k) / step) * step) for c in network.channels)
-
-
-def _tell(reports: list[DistillReport]) -> tuple[str, dict[str, Any]]:
-    means = [sum(losses) / len(reports) for losses in zip(*(report.losses for report in reports), strict=True)]
-    entry: dict[str, Any] = {f"loss_{n}": loss for n, loss in enumerate(means, start=1)}
-    told = ", ".join(f"{loss:.4f}" for loss in means)
-    return f"losses of students {told}", {**entry, "lr": reports[-1].learning_rate}
 
 
 def _hashable(value: Any) -> Any:

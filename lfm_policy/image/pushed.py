@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from lfm_policy.flow import LFMError, Push
 from lfm_policy.progress import progress_bar
+from lfm_policy.training.loop import StepStopped
 
 SPLITS = ("train", "valid")
 
 
-class PushStopped(Exception):
+class PushStopped(StepStopped):
     """Somebody asked to stop between two pieces of a push; what is written stays and is gone on from."""
 
 

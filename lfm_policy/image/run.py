@@ -21,7 +21,6 @@ from lfm_policy.flow.matching import ou_transition
 from lfm_policy.image.config import ImageConfig
 from lfm_policy.image.generation import PIPELINE
 from lfm_policy.image.grids import save_grid
-from lfm_policy.image.loop import train
 from lfm_policy.image.model import LocalFlowModel, new_model
 from lfm_policy.image.pipeline import WEIGHTS, LFMPipeline, replace_pipeline
 from lfm_policy.image.pushed import DiskStore, bytes_needed, check_space
@@ -38,6 +37,7 @@ from lfm_policy.training.folder import (
     prepare_folder,
     remove_parts,
 )
+from lfm_policy.training.loop import train
 
 FORMAT, TYPE, IMAGE_FILE = 1, "image_flow", "image.json"
 SAMPLES, PUSHED = "samples", "pushed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lfm_policy.data.action_space import check_env_version, installed_version
@@ -30,10 +31,18 @@ def identify(data: DataConfig) -> dict[str, Any]:
     return identity
 
 
-def read(config: TrainConfig, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
-    """Demonstrations to train on and those held out (None without any); `say` hears of their sizes first."""
-    data = config.data
-    split = split_names(data.path, data.valid_fraction, named_seed(config.seed, "split"), data.filter_key)
+def check_same(dataset: dict[str, Any], path: str, folder: Path, trained_on: dict[str, Any], remedy: str) -> None:
+    """Raise LFMError where the dataset at `path` is not the one that the checkpoint in `folder` tells of."""
+    if dataset["sha256"] != trained_on["sha256"]:
+        raise LFMError(
+            f"{path}: is not the dataset that {folder} was trained on "
+            f"({trained_on['file']}, {trained_on['n_episodes']} episodes); {remedy}"
+        )
+
+
+def read(data: DataConfig, seed: int, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
+    """Demonstrations to train on and those held out (None without any) in a run of `seed`; `say` hears of sizes."""
+    split = split_names(data.path, data.valid_fraction, named_seed(seed, "split"), data.filter_key)
     parts: list[Demonstrations | None] = []
     for part, names in zip(("to train on", "held out"), split, strict=True):
         parts.append(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
+from lfm_policy.flow import Fitter, StepReport, named_generator
 from lfm_policy.flow.device import check_device
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.network import check_horizon
@@ -21,7 +21,7 @@ from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
 from lfm_policy.training.folder import Interruption, check_output_dir, check_unchanged, prepare_folder
 from lfm_policy.training.logging import RunLog
-from lfm_policy.training.setup import build_policy, identify, read
+from lfm_policy.training.setup import build_policy, check_same, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
 
 SAMPLED_WINDOWS = 256  # held-out windows whose sampled chunks are compared with the demonstrated ones
@@ -50,7 +50,7 @@ class Trainer:
         check_output_dir(config.output_dir, config.resume, config.overwrite, find_checkpoint)
         check_horizon(config.policy.horizon, config.network)
         self.dataset = identify(config.data)
-        train, valid = read(config, say)
+        train, valid = read(config.data, config.seed, say)
         self.policy = build_policy(config, train).to(config.device)
         self.train = make_windows(train, self.policy)
         self.valid = make_windows(valid, self.policy) if valid else None
@@ -180,12 +180,8 @@ class Trainer:
         folder = find_checkpoint(self.run_dir)
         description = read_description(folder)
         check_unchanged(folder, self.config.differences(description["config"]))
-        if description["dataset"]["sha256"] != self.dataset["sha256"]:
-            raise LFMError(
-                f"{self.config.data.path}: is not the dataset that {folder} was trained on "
-                f"({description['dataset']['file']}, {description['dataset']['n_episodes']} episodes); "
-                "give that one, or start anew"
-            )
+        path = self.config.data.path
+        check_same(self.dataset, path, folder, description["dataset"], "give that one, or start anew")
         load_weights(self.policy, folder)
         state = load_training_state(folder)
         self.fitter.load_state_dict(state["fitter"])

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from lfm_policy.image.pushed import PushStopped
 from lfm_policy.progress import progress_bar
 from lfm_policy.training.folder import Interruption
 from lfm_policy.training.logging import RunLog
+
+
+class StepStopped(Exception):
+    """Somebody asked to stop in the middle of a step that knows how to go on from there."""
 
 
 class Trainer(Protocol):
@@ -69,8 +72,8 @@ def train(
                     pending.clear()
                 if after_step(report, log) or trainer.steps_done % save_every == 0:
                     save()
-    except PushStopped:
-        pass  # asked to between two pieces of a push; what is pushed is on disk
+    except StepStopped:
+        pass
     finally:
         bar.close()
         log.close()
