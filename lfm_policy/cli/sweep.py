@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lfm_policy.cli.parser import make_parser
+from lfm_policy.flow.errors import LFMError
 from lfm_policy.sweep.plan import SweepConfig, data_file, plan_runs
+from lfm_policy.sweep.run import task_folder
 
 if TYPE_CHECKING:
     from lfm_policy.evaluation.comparison import Comparison
+    from lfm_policy.sweep.plan import Run
 
 ABOUT = "Collect, train, roll out and compare methods on tasks; what is done already is not done again."
 
@@ -29,14 +33,15 @@ def main(arguments: list[str], prog: str) -> int:
 def sweep(config: SweepConfig, progress: bool = True) -> int:
     """Run every task of a sweep to its comparison."""
     from lfm_policy.cli.train import parse
-    from lfm_policy.sweep.run import run_task, task_folder
+    from lfm_policy.sweep.run import run_task
 
     # everything a user can get wrong is refused before the first demonstration is collected
     runs = plan_runs(config, lambda flags: parse(flags, "lfm sweep"))
+    _check(config, runs)
     for task in config.tasks:
-        task_folder(config, task).mkdir(parents=True, exist_ok=True)
+        _make_folder("output_dir", task_folder(config, task))
         make_data(config, task)
-        report = partial(write, folders=_folders(config, task))
+        report = partial(write, config=config)
         run_task(config, task, [run for run in runs if run.task == task], report, _say, progress)
     return 0
 
@@ -51,34 +56,72 @@ def make_data(config: SweepConfig, task: str) -> None:
     if not path.is_file() and wanted.source is not None:
         convert(wanted.source, str(path), env_id=env_id_of_task(wanted.task), n_procs=config.n_procs)
     elif not path.is_file() and wanted.data is None:
-        collect(str(path), wanted.task, wanted.n_demonstrations, config.n_procs, json=str(figures), resume=True)
+        collect(
+            str(path),
+            wanted.task,
+            wanted.n_demonstrations,
+            config.n_procs,
+            json=str(figures),
+            resume=True,
+            executor=config.executor,
+            ray_address=config.ray_address,
+        )
     if config.results and wanted.data is None and figures.is_file():
-        Path(config.results).mkdir(parents=True, exist_ok=True)
+        _make_folder("results", Path(config.results))
         shutil.copyfile(figures, Path(config.results) / f"{task}_demonstrations.json")
 
 
-def write(task: str, comparison: Comparison, folders: dict[Path, str]) -> None:
-    """Print a comparison, and write it as JSON, text and picture under each name."""
+def write(task: str, comparison: Comparison, is_whole: bool, config: SweepConfig) -> None:
+    """Print a comparison, and write it as JSON, text and picture; `results` gets whole ones only."""
     from lfm_policy.evaluation.comparison_plots import draw
     from lfm_policy.evaluation.comparison_report import report, to_json
     from lfm_policy.evaluation.files import replacing, write_json
     from lfm_policy.provenance import provenance
 
+    folders = {task_folder(config, task): "comparison"}
+    if config.results and is_whole:
+        folders[Path(config.results)] = task
     text = report(comparison)
     print(f"\n{task}: {text}", flush=True)
     for folder, name in folders.items():
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder("results", folder)
         write_json(folder / f"{name}.json", {**provenance(), **to_json(comparison)})
         with replacing(folder / f"{name}.txt") as temporary:
             temporary.write_text(text)
         draw(comparison, folder / f"{name}.png")
 
 
-def _folders(config: SweepConfig, task: str) -> dict[Path, str]:
-    from lfm_policy.sweep.run import task_folder
+def _check(config: SweepConfig, runs: Sequence[Run]) -> None:
+    """Raise LFMError for what would fail only after hours: missing recordings, unknown tasks, impossible networks."""
+    import gymnasium
 
-    folders = {task_folder(config, task): "comparison"}
-    return folders | ({Path(config.results): task} if config.results else {})
+    from lfm_policy.cli.collect import env_id_of_task
+    from lfm_policy.data.plugins import register_environments
+    from lfm_policy.flow.device import check_device
+    from lfm_policy.policy.network import check_horizon
+
+    register_environments()
+    for name, task in config.tasks.items():
+        recording = task.data or (None if data_file(config, name).is_file() else task.source)
+        if recording is not None and not Path(recording).exists():
+            raise LFMError(f"tasks.{name}: {recording} does not exist; give the demonstrations' own path")
+        try:
+            module, _, env_id = env_id_of_task(task.task).rpartition(":")
+            if module:
+                importlib.import_module(module)
+            gymnasium.spec(env_id)
+        except (gymnasium.error.Error, ImportError) as error:
+            raise LFMError(f"tasks.{name}: task {task.task} is no environment ({error})") from error
+    for run in runs:
+        check_device(run.config.device)
+        check_horizon(run.config.policy.horizon, run.config.network)
+
+
+def _make_folder(field: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LFMError(f"{field}: {folder} cannot be made ({error.strerror}); choose another") from error
 
 
 _say: Callable[[str], None] = partial(print, flush=True)

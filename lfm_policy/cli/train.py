@@ -19,7 +19,7 @@ def main(arguments: list[str], prog: str) -> int:
 
 def parse(arguments: list[str], prog: str) -> TrainConfig:
     """The config of a command line: `--config FILE`, then dotted overrides."""
-    parser = make_parser(prog, "Train a Local Flow Matching policy on demonstrations.", with_config=True)
+    parser = make_parser(prog, "Train a policy on demonstrations.", with_config=True)
     parser.add_class_arguments(TrainConfig)
     values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     values.pop("config", None)

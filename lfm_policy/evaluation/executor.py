@@ -26,6 +26,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Kind = Literal["processes", "ray"]
+# a worker that is asked to end may be at work that it does not leave at once
+ENDING_SECONDS = 10
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -158,10 +160,13 @@ def _workers(start: Callable[[], Any], count: int) -> Iterator[dict[Connection, 
                 workers[ours] = process
         yield workers
     finally:
-        for connection, process in workers.items():
+        for process in workers.values():
             process.terminate()
-            process.join()
+        for connection, process in workers.items():
             connection.close()
+            process.join(ENDING_SECONDS)
+            process.kill()  # what does not end by itself; no more than a signal to one that has
+            process.join()
 
 
 @contextmanager

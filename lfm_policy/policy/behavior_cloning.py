@@ -50,7 +50,8 @@ class TwoStepRegression:
     """Objective of MIP (arXiv 2512.01809): the chunk from nothing, and the chunk from t* x + (1 - t*) z.
 
     Every sample trains one of the two steps, drawn evenly, so that a batch costs what it costs elsewhere. Errors
-    count 1 / t*² and 1 / (1 - t*)², as in the authors' published code.
+    count 1 / t*² and 1 / (1 - t*)², as in the authors' published code. This is the paper's form; that code's default
+    leaves out the factor t*.
     """
 
     marginals: MarginalsName = "exact"

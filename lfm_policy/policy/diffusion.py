@@ -41,17 +41,26 @@ class DiffusionSettings:
             )
         if not 1 <= self.steps <= self.n_levels:
             raise LFMError(f"diffusion.steps: {self.steps} must lie between 1 and diffusion.n_levels {self.n_levels}")
+        stride = self.n_levels // self.steps
+        if stride * self.steps < 0.9 * self.n_levels:
+            # diffusers' schedulers take strides of whole levels, and would leave out a part of the noise
+            raise LFMError(
+                f"diffusion.steps: {self.steps} steps of {stride} levels do not span diffusion.n_levels "
+                f"{self.n_levels}; choose a number that divides it, or almost"
+            )
 
     def make_scheduler(self) -> Any:
         """diffusers' scheduler, at its `steps` noise levels."""
         from diffusers.schedulers import DDIMScheduler, DDPMScheduler
 
-        # what Diffusion Policy's low-dimensional configurations set; both predict the noise
+        # what Diffusion Policy's low-dimensional configurations set; both predict the noise. But for the spacing: from
+        # "leading" levels few steps begin far from pure noise, 16 of 100 at level 90, 1 at level 0
         common: dict[str, Any] = {
             "num_train_timesteps": self.n_levels,
             "beta_schedule": "squaredcos_cap_v2",
             "clip_sample": self.clip_sample,
             "prediction_type": "epsilon",
+            "timestep_spacing": "trailing",
         }
         made: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
         scheduler = made[self.scheduler](**common)
@@ -132,8 +141,9 @@ class DiffusionPolicy(FittedPolicy):
         return {"method": self.config.diffusion.scheduler, "steps": self.config.diffusion.steps}
 
     def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
-        """This policy, sampled by another scheduler (`ddpm`, `ddim`) or in another number of steps."""
+        """This policy, sampled by another scheduler (`ddpm`, `ddim`) or in another number of steps; ddpm's own is K."""
         settings = self.config.diffusion
-        given: Any = {"scheduler": method or settings.scheduler, "steps": settings.steps if steps is None else steps}
+        own = settings.n_levels if method == "ddpm" != settings.scheduler else settings.steps
+        given: Any = {"scheduler": method or settings.scheduler, "steps": own if steps is None else steps}
         self.config = replace(self.config, diffusion=replace(settings, **given))
         return self

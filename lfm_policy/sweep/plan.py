@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,13 @@ from typing import Any, NamedTuple
 from lfm_policy.evaluation.executor import Executor, Kind
 from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig
+from lfm_policy.training.methods import METHODS
 
 ReadConfig = Callable[[list[str]], TrainConfig]
+
+NAME = re.compile(r"[\w.+-]+")
+# fields of a training run that a sweep decides
+OWNED = ("config", "data.path", "output_dir", "overwrite", "resume", "rollout", "seed", "stop_after")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class TaskConfig:
     source: str | None = None
     n_demonstrations: int = 200
     n_rollouts: int = 200
+
+    def __post_init__(self) -> None:
+        for field in ("n_demonstrations", "n_rollouts"):
+            if getattr(self, field) < 1:
+                raise LFMError(f"tasks: {field} {getattr(self, field)} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -70,9 +81,18 @@ class SweepConfig:
     results: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "methods", "seeds", "budgets"):
-            if not getattr(self, name):
-                raise LFMError(f"{name}: is empty; name at least one")
+        for field in ("tasks", "methods", "seeds", "budgets"):
+            values = list(getattr(self, field))
+            if not values:
+                raise LFMError(f"{field}: is empty; name at least one")
+            if len(set(values)) < len(values):
+                raise LFMError(f"{field}: {values} names one twice; name each once")
+            if field in ("tasks", "methods") and (bad := [name for name in values if not NAME.fullmatch(name)]):
+                raise LFMError(f"{field}: '{bad[0]}' is no name; use letters, digits and . _ + -")
+        for method, settings in self.methods.items():
+            owned = [field for field in settings or {} if field.startswith(OWNED)]
+            if owned:
+                raise LFMError(f"methods.{method}: {owned[0]} is the sweep's own; leave it out")
         if self.baseline and self.baseline not in self.methods:
             raise LFMError(f"baseline: {self.baseline} is none of the methods {', '.join(self.methods)}")
         if any(not 0 < budget <= 1 for budget in self.budgets):
@@ -105,6 +125,7 @@ class Run(NamedTuple):
     budget: float
     config: TrainConfig
     samplers: tuple[Sampler, ...]
+    has_budgets: bool = False
 
     @property
     def folder(self) -> Path:
@@ -134,13 +155,17 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
 
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
     settings = dict(config.methods[method] or {})
-    samplers = (Sampler(), *map(_sampler, settings.pop("samplers", ())))
+    further = settings.pop("samplers", None) or ()
+    if not isinstance(further, list | tuple) or len(set(further)) < len(further):
+        raise LFMError(f"methods.{method}: samplers {further} must be a list that names each once, as [euler 1]")
     folder = Path(config.output_dir) / task / method / f"seed_{seed}"
     folder = folder if budget == 1 else folder.with_name(f"{folder.name}_budget_{budget:g}")
     arguments = ["--config", config.tasks[task].train, "--data.path", str(data_file(config, task))]
     arguments += ["--output_dir", str(folder), "--seed", str(seed), *_flags(settings)]
     try:
-        return Run(task, method, seed, budget, at_budget(read(arguments), budget), samplers)
+        trained = at_budget(read(arguments), budget)
+        samplers = (Sampler(), *(_sampler(text, METHODS[trained.method].samplers) for text in further))
+        return Run(task, method, seed, budget, trained, samplers, len(config.budgets) > 1)
     except LFMError as error:
         raise LFMError(f"methods.{method}: {error}") from error
 
@@ -165,8 +190,11 @@ def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
         yield value if isinstance(value, str) else json.dumps(value)
 
 
-def _sampler(text: str) -> Sampler:
-    method, _, steps = text.partition(" ")
+def _sampler(text: object, known: tuple[str, ...]) -> Sampler:
+    method, _, steps = str(text).partition(" ")
     if not (method and steps.isdigit() and int(steps)):
         raise LFMError(f"samplers: '{text}' is none; write method and steps, such as 'euler 1'")
+    if method not in known:
+        choice = ", ".join(known) or "no choice"
+        raise LFMError(f"samplers: '{text}' is none of this method's; it has {choice}")
     return Sampler(method, int(steps))

@@ -9,13 +9,12 @@ from lfm_policy.evaluation.comparison import Comparison, Evaluated, compare
 from lfm_policy.evaluation.contestants import Contestant, check_environment, load
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.executor import Executor
-from lfm_policy.evaluation.rows import RowStore, roll_out
+from lfm_policy.evaluation.rows import ANEW, RowStore, roll_out
+from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.provenance import without_cwd
 from lfm_policy.sweep.plan import Run, Sampler
-from lfm_policy.sweep.training import training_seconds
-
-ROWS = "rows"
+from lfm_policy.sweep.training import ROWS, training_seconds
 
 
 def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progress: bool) -> dict[str, list[Evaluated]]:
@@ -25,7 +24,11 @@ def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progres
     found: dict[str, list[Evaluated]] = {}
     for run, sampler, contestant in loaded:
         file = run.folder / ROWS / f"{sampler.name.replace(' ', '') or 'own'}.jsonl"
-        store = RowStore(file, contestant.identity(limit))
+        try:
+            store = RowStore(file, contestant.identity(limit))
+        except LFMError as error:
+            told = str(error).removesuffix(ANEW)
+            raise LFMError(f"{told}remove that file, and its episodes will be run again") from error
         rows = roll_out(store, contestant.job, seeds, executor, progress, f"{label(run, sampler)}, seed {run.seed}")
         evaluated = Evaluated(
             contestant.label,
@@ -44,8 +47,8 @@ def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progres
 
 
 def label(run: Run, sampler: Sampler) -> str:
-    """`lfm`, `lfm@25%`, `lfm@euler1`: the method, its budget if that is a part, its sampler if that is not its own."""
-    points = [] if run.budget == 1 else [f"{run.budget:g}"]
+    """`lfm`, `lfm@0.25`, `lfm@euler1`: the method, its budget if there are several, its sampler if not its own."""
+    points = [f"{run.budget:g}"] if run.has_budgets else []
     points += [sampler.name.replace(" ", "")] if sampler.name else []
     return "@".join([run.method, ".".join(points)]) if points else run.method
 
@@ -62,4 +65,4 @@ def summarise(methods: dict[str, list[Evaluated]], runs: Sequence[Run], baseline
     for run in runs:
         seconds.setdefault(label(run, Sampler()), []).append(training_seconds(run.folder))
     told = ", ".join(f"{name} {sum(values) / len(values):.0f}" for name, values in seconds.items())
-    return compare(methods, baseline or None, [f"Seconds of training on one core, mean of training runs: {told}"])
+    return compare(methods, baseline or None, [f"Seconds of training on one thread, mean of training runs: {told}"])

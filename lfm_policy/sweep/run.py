@@ -13,13 +13,13 @@ from lfm_policy.sweep.plan import Run, SweepConfig
 from lfm_policy.sweep.rollouts import evaluate_runs, summarise
 from lfm_policy.sweep.training import train_runs
 
-Report = Callable[[str, Comparison], None]
+Report = Callable[[str, Comparison, bool], None]
 
 
 def run_task(
     config: SweepConfig, task: str, runs: Sequence[Run], report: Report, say: Callable[[str], None], progress: bool
 ) -> None:
-    """Train and roll out the runs of a task, wave by wave; `report` gets the comparison after each.
+    """Train and roll out the runs of a task, wave by wave; `report` gets the comparison after each, and if it is whole.
 
     A wave is one budget and one training seed of every method: each ends with a whole table. The baseline is the
     first method if the config names none.
@@ -29,7 +29,8 @@ def run_task(
     baseline = config.baseline or next(iter(config.methods))
     for done in waves(runs):
         train_runs(done, partial(map_seeds, n_procs=executor), say, progress)
-        report(task, summarise(evaluate_runs(done, seeds, executor, progress), done, baseline))
+        rows = evaluate_runs(done, seeds, executor, progress)
+        report(task, summarise(rows, done, baseline), len(done) == len(runs))
 
 
 def waves(runs: Sequence[Run]) -> Iterator[list[Run]]:

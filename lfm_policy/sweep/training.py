@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import multiprocessing
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +21,10 @@ from lfm_policy.policy.serialization import read_description
 from lfm_policy.progress import progress_bar
 from lfm_policy.sweep.plan import Run
 from lfm_policy.training import TrainConfig, Trainer
+from lfm_policy.training.config import DataConfig
+from lfm_policy.training.setup import identify
+
+ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,17 @@ class TrainTask:
     def __call__(self, number: int) -> bool:
         config = self.configs[number]
         begun = has_checkpoint(config)
-        # what a run without a checkpoint has left says nothing
-        trainer = Trainer(replace(config, resume=begun, overwrite=not begun), _quiet, progress=False)
-        trainer.run()
+        # a process of a pool is ended by the signals that a run on its own listens to
+        listens = multiprocessing.parent_process() is None
+        try:
+            if not begun:
+                # rows, like all that a run without a checkpoint has left, belong to weights that are gone
+                shutil.rmtree(Path(config.output_dir) / ROWS, ignore_errors=True)
+            config = replace(config, resume=begun, overwrite=not begun)
+            trainer = Trainer(config, _quiet, progress=False, listens=listens)
+            trainer.run()
+        except LFMError as error:
+            raise LFMError(f"{config.output_dir}: {error}") from error
         return trainer.fitter.done
 
     def close(self) -> None:
@@ -61,7 +76,8 @@ def train_runs(
         for run, done in zip(left, results, strict=True):
             bar.update()
             if not done:
-                raise LFMError(f"{run.folder}: training was stopped; give the same command again to go on")
+                say(f"{run.folder}: training was stopped; give the same command again to go on")
+                raise KeyboardInterrupt
             say(f"trained {run.folder} in {training_seconds(run.folder):.0f} s")
 
 
@@ -71,12 +87,19 @@ def is_done(run: Run) -> bool:
         return False
     description = read_description(find_checkpoint(run.folder))
     changed = run.config.differences(description["config"])
+    if description["dataset"]["sha256"] != _data_hash(run.config.data):
+        changed.append(f"data: is not the demonstrations of {run.config.data.path} as they are now")
     if changed:
         raise LFMError(
             f"{run.folder}: was trained with another config ({'; '.join(changed)}); "
             "remove that folder, or name another output_dir"
         )
     return description["step"] == description.get("total_steps")
+
+
+@functools.lru_cache(maxsize=8)
+def _data_hash(data: DataConfig) -> str:
+    return str(identify(data)["sha256"])
 
 
 def has_checkpoint(config: TrainConfig) -> bool:
@@ -87,7 +110,8 @@ def has_checkpoint(config: TrainConfig) -> bool:
 def training_seconds(run: Path) -> float:
     """Wall seconds that a run's steps took, pushes and held-out losses included, whatever its interruptions."""
     step, seconds = 0, 0.0
-    for line in (run / "metrics.jsonl").read_text().splitlines():
+    log = run / "metrics.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else ():
         row: dict[str, Any] = json.loads(line)
         if "steps_per_second" in row and row["step"] > step:
             seconds += (row["step"] - step) / row["steps_per_second"]

@@ -260,10 +260,10 @@ class TrainConfig:
         self._check_ranges()
         if self.method not in METHODS:
             raise LFMError(f"method: {self.method} is not known; choose from {', '.join(METHODS)}")
-        if self.method == "diffusion" and self.diffusion.clip_sample and self.data.action_normalizer == "standard":
+        if self.method == "diffusion" and self.diffusion.clip_sample and self.data.action_normalizer != "minmax":
             raise LFMError(
-                "diffusion.clip_sample: bounds actions to [-1, 1], which data.action_normalizer standard does not; "
-                "set it to false, or data.action_normalizer to minmax"
+                "diffusion.clip_sample: bounds actions to [-1, 1], which data.action_normalizer "
+                f"{self.data.action_normalizer} does not; set it to false, or data.action_normalizer to minmax"
             )
         for name, value in METHODS[self.method].settle(self).items():
             object.__setattr__(self, name, value)  # frozen for everybody else

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lfm_policy.flow import Matching, Objective
+from lfm_policy.flow import FIXED_STEP, LFMError, Matching, Objective
 from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec
 from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.behavior_cloning import (
@@ -17,7 +17,7 @@ from lfm_policy.policy.behavior_cloning import (
     RegressionPolicy,
     TwoStepRegression,
 )
-from lfm_policy.policy.diffusion import DiffusionConfig, DiffusionPolicy, NoisePrediction
+from lfm_policy.policy.diffusion import DiffusionConfig, DiffusionPolicy, NoisePrediction, SchedulerName
 
 if TYPE_CHECKING:
     from lfm_policy.training.config import TrainConfig
@@ -34,6 +34,9 @@ GLOBAL: dict[str, Any] = {
     "warm_start": False,
 }
 
+# no flow at all: what is learned is the demonstrated chunk itself
+DIRECT: dict[str, Any] = {**GLOBAL, "initial_diffusion": 0.0}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -45,6 +48,7 @@ class Method:
         objective: what its networks regress on.
         flow: fields of `flow` that it fixes.
         one_network: whether one network does it all, for which `global_channels` are, rather than one a sub-flow.
+        samplers: methods by which its chunks may be drawn.
     """
 
     about: str
@@ -52,18 +56,29 @@ class Method:
     objective: Callable[[TrainConfig], Objective]
     flow: dict[str, Any]
     one_network: bool = False
+    samplers: tuple[str, ...] = tuple(FIXED_STEP)
 
     def settle(self, config: TrainConfig) -> dict[str, Any]:
         """Fields of a config that this method changes, by name; none where they are as it wants them.
 
-        One network instead of N sees as many batches as each of them, shared start included, for the same arithmetic.
+        Networks without a shared start take its steps as their own, each its part, and one network instead of N sees
+        as many batches as each of them: the same arithmetic. LFMError where the config cannot be settled so.
         """
         flow, training, network = config.flow, config.training, config.network
-        if self.one_network:
-            if training.steps is not None:
-                training = replace(training, steps=training.steps + flow.shared_start // flow.n_subflows)
-            if config.global_channels is not None:
-                network = replace(network, channels=config.global_channels)
+        if self.flow.get("shared_start") == 0 and flow.shared_start:
+            if training.steps is None:
+                raise LFMError(
+                    f"flow.shared_start: {flow.shared_start} needs training.steps, not training.epochs, with method "
+                    f"{config.method}, which takes them over"
+                )
+            training = replace(training, steps=training.steps + flow.shared_start // flow.n_subflows)
+        if self.one_network and config.global_channels is not None:
+            network = replace(network, channels=config.global_channels)
+        elif self.one_network and flow.n_subflows > 1:
+            raise LFMError(
+                f"global_channels: method {config.method} has one network instead of flow.n_subflows "
+                f"{flow.n_subflows}; give the widths that make it as large as these together"
+            )
         changed = {"flow": replace(flow, **self.flow), "training": training, "network": network}
         return {name: value for name, value in changed.items() if value != getattr(config, name)}
 
@@ -121,22 +136,25 @@ METHODS: dict[str, Method] = {
         "Diffusion Policy: one network predicts the noise, `diffusion` says how it is run",
         lambda config, spec, seed: DiffusionPolicy(spec, DiffusionConfig(config.network, config.diffusion), seed),
         lambda config: NoisePrediction(config.diffusion),
-        GLOBAL,
+        DIRECT,
         one_network=True,
+        samplers=get_args(SchedulerName),
     ),
     "regression": Method(
         "behaviour cloning by least squares: no noise, one evaluation",
         lambda config, spec, seed: RegressionPolicy(spec, RegressionConfig(config.network), seed),
         lambda config: ChunkRegression(),
-        GLOBAL,
+        DIRECT,
         one_network=True,
+        samplers=(),
     ),
     "mip": Method(
         "the minimal iterative policy: a regression, then one denoising step",
         lambda config, spec, seed: MIPPolicy(spec, MIPConfig(config.network, config.mip), seed),
         lambda config: TwoStepRegression(config.mip),
-        GLOBAL,
+        DIRECT,
         one_network=True,
+        samplers=(),
     ),
 }
 """Every method by name."""

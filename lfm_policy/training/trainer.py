@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +32,9 @@ class Trainer:
     """One run of Algorithm 1 on demonstrations.
 
     Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
-    logs and checkpoints; Ctrl-C ends it after the current step with a checkpoint. `on_checkpoint(folder,
-    step, done)` is called after each checkpoint of a complete policy and may return values to log.
+    logs and checkpoints; Ctrl-C ends it after the current step with a checkpoint, where it `listens`.
+    `on_checkpoint(folder, step, done)` is called after each checkpoint of a complete policy and may return values
+    to log.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Trainer:
         say: Callable[[str], None] = tqdm.write,
         on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
         progress: bool = True,
+        listens: bool = True,
     ) -> None:
-        self.config, self.say, self.on_checkpoint, self.progress = config, say, on_checkpoint, progress
+        self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
+        self.progress, self.listens = progress, listens
         self.run_dir = Path(config.output_dir)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -67,7 +71,7 @@ class Trainer:
         prepare_folder(self.run_dir, self.config.to_dict(), self.config.overwrite)
         log = RunLog(self.run_dir, self.fitter.steps_done)
         try:
-            with self._interruption.listening():
+            with self._interruption.listening() if self.listens else contextlib.nullcontext():
                 return self._loop(log)
         finally:
             log.close()

@@ -139,6 +139,24 @@ def test_a_run_of_another_config_is_refused_by_field(finished: SweepConfig) -> N
         sweep(replace(finished, methods=changed), progress=False)
 
 
+def test_a_run_of_other_demonstrations_is_refused(finished: SweepConfig, tmp_path: Path) -> None:
+    other = tmp_path / "other.hdf5"
+    record_demonstrations(other, EnvSpec(PLAIN, success_key="success"), 6, seed=50)
+    task = replace(finished.tasks["point"], data=str(other))
+    with pytest.raises(
+        LFMError, match=r"lfm/seed_0: was trained with another config \(data: is not the demonstrations of"
+    ):
+        sweep(replace(finished, tasks={"point": task}), progress=False)
+
+
+def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: Path) -> None:
+    """The error names the run; the other process is ended within its training."""
+    long = {"training.steps": 100_000, "training.checkpoint_every": 100_000}
+    config = config_of(tmp_path, data, methods={"lfm": long, "bad": {"data.obs_keys": ["nope"]}}, n_procs=2)
+    with pytest.raises(LFMError, match=r"bad/seed_0: .*nope"):
+        sweep(config, progress=False)
+
+
 def test_budgets_are_shares_of_every_stage(tmp_path: Path, data: Path) -> None:
     config = config_of(tmp_path, data, budgets=(1.0, 0.5))
     runs = {(run.method, run.budget): run.config for run in runs_of(config)}
@@ -169,6 +187,23 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
         ({"baseline": "sfm"}, r"baseline: sfm is none of the methods lfm, fm, regression"),
         ({"budgets": (0.0,)}, r"budgets: \[0\.0\] must lie above 0"),
         ({"executor": "slurm"}, r"executor slurm: must be one of processes, ray"),
+        ({"seeds": (0, 0)}, r"seeds: \[0, 0\] names one twice"),
+        ({"methods": {"lfm@1": {}}}, r"methods: 'lfm@1' is no name"),
+        ({"methods": {"lfm": {"seed": 7}}}, r"methods\.lfm: seed is the sweep's own"),
+        (
+            {"methods": {"regression": {"method": "regression", "samplers": ["euler 1"]}}},
+            r"'euler 1' is none of this method",
+        ),
+        (
+            {"methods": {"lfm": {"samplers": ["euler 1", "euler 1"]}}},
+            r"samplers .* must be a list that names each once",
+        ),
+        ({"methods": {"lfm": {"policy.horizon": 7}}}, r"policy\.horizon: 7 is not divisible"),
+        ({"tasks": {"a": TaskConfig("configs/small/lift.yaml", "Liftt")}}, r"tasks\.a: task Liftt is no environment"),
+        (
+            {"tasks": {"a": TaskConfig("configs/small/lift.yaml", "Lift", data="no.hdf5")}},
+            r"tasks\.a: no\.hdf5 does not exist",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_written(

@@ -35,9 +35,8 @@ np.save(sys.argv[2], policy.predict_action(obs, torch.Generator().manual_seed(0)
 SCHEDULES = {1: Schedule(), 4: Schedule.geometric(4, 0.15, 1.25)}
 
 
-def config_of(method: str, data: Path, run: Path, **changes: object) -> TrainConfig:
-    config = small_config(data, run, method=method, global_channels=(16, 32))
-    return replace(config, **changes)  # type: ignore[arg-type]
+def config_of(method: str, data: Path, run: Path, flow: dict[str, object] | None = None) -> TrainConfig:
+    return small_config(data, run, flow, method=method, global_channels=(16, 32))
 
 
 def test_the_command_knows_every_method() -> None:
@@ -64,14 +63,13 @@ def test_every_method_trains_with_the_arithmetic_of_lfm(method: str) -> None:
     """Updates times weights updated, at Table A.3's widths, where four sub-flows are as large as one network."""
     arguments = ["--config", "configs/robomimic/lift.yaml", "--output_dir", "run", "--data.path", "file.hdf5"]
     arguments += ["--training.steps", "1000", "--method", method]
-    if METHODS[method].flow.get("marginals") != "pushed":
-        arguments += ["--flow.marginals", "exact", "--flow.coupling", "common", "--flow.interpolant", "geodesic"]
-        arguments += ["--flow.shared_start", "400"]
+    arguments += ["--flow.marginals", "exact", "--flow.coupling", "common", "--flow.interpolant", "geodesic"]
+    arguments += ["--flow.shared_start", "400"]
     config = parse(arguments, "lfm train")
     chain = config.flow.n_subflows
     flow = LocalFlow([nn.Identity() for _ in range(1 if config.flow.share_weights else chain)], SCHEDULES[chain])
     updates = sum(stage.steps for stage in plan_stages(flow, config.fit_options(1)))
-    want = 4 * 1000 + (0 if method == "paper" else 400)
+    want = 4 * 1000 + 400
     assert weights_of(config.network.channels) * updates == pytest.approx(weights_of((128, 248, 480)) * want, rel=0.02)
 
 
@@ -85,8 +83,10 @@ def test_a_config_that_is_settled_stays_as_it_is(tmp_path: Path) -> None:
     """Settling again (as resuming does) adds nothing: the shared start moves into the steps once."""
     data = small_dataset(tmp_path / "data.hdf5")
     for name in METHODS:
-        config = config_of(name, data, tmp_path / "run")
+        config = config_of(name, data, tmp_path / "run", {"shared_start": 6})
         assert replace(config) == config
+        if METHODS[name].one_network:
+            assert config.training.steps == 6 + 6 // 3
 
 
 def test_what_does_not_fit_a_method_is_refused_by_field(tmp_path: Path) -> None:
@@ -96,3 +96,10 @@ def test_what_does_not_fit_a_method_is_refused_by_field(tmp_path: Path) -> None:
         replace(config, method="lmf")  # type: ignore[arg-type]
     with pytest.raises(LFMError, match=r"diffusion\.clip_sample: bounds actions to \[-1, 1\]"):
         replace(config, method="diffusion", data=replace(config.data, action_normalizer="standard"))
+    with pytest.raises(LFMError, match=r"global_channels: method fm has one network instead of flow\.n_subflows 3"):
+        replace(config, method="fm", global_channels=None)
+    epochs = replace(config.training, steps=None)
+    with pytest.raises(
+        LFMError, match=r"flow\.shared_start: 6 needs training\.steps, not training\.epochs, with method fm"
+    ):
+        replace(config, method="fm", training=epochs, flow=replace(config.flow, shared_start=6))
