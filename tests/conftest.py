@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
