@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/lfm demo --config configs/demo/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
 
-# The tables of results/robomimic and results/pusht: days of two cores; what is done is not done again.
+# The tables of results/robomimic and results/pusht: many hours of two cores; what is done is not done again.
 # PushT needs its recording: see configs/sweep/pusht.yaml.
 BENCHMARK := lift can square toolhang transport
 benchmark: install
