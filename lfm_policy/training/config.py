@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from lfm_policy.data.action_space import Representation, Rotation
 from lfm_policy.data.normalizer import Mode
-from lfm_policy.flow import FitOptions, LFMError, Matching, Objective, Optimization, Solver
+from lfm_policy.flow import FitOptions, LFMError, Objective, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, UNetConfig
 from lfm_policy.training.folder import differences, flat, plain
-from lfm_policy.training.methods import METHODS, MethodName, lfm_config
+from lfm_policy.training.methods import METHODS, MethodName, lfm_config, matching_of
 
 # What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -307,11 +307,10 @@ def fit_options(
 ) -> FitOptions:
     """What fits networks to so many samples; the objective is the flow's own if not given."""
     steps = training.steps
-    own = Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta)
     return FitOptions(
         steps=steps if steps is not None else -(-training.epochs * n_samples // training.batch_size),
         **{entry.name: getattr(training, entry.name) for entry in fields(Optimization)},
-        matching=objective or own,
+        matching=objective or matching_of(flow),
         shared_start=flow.shared_start,
         warm_start=flow.warm_start,
         initial_diffusion=flow.initial_diffusion,

@@ -20,7 +20,7 @@ from lfm_policy.policy.behavior_cloning import (
 from lfm_policy.policy.diffusion import DiffusionConfig, DiffusionPolicy, NoisePrediction, SchedulerName
 
 if TYPE_CHECKING:
-    from lfm_policy.training.config import TrainConfig
+    from lfm_policy.training.config import FlowConfig, TrainConfig
 
 MethodName = Literal["lfm", "paper", "small", "fm", "interflow", "diffusion", "regression", "mip"]
 
@@ -88,7 +88,11 @@ def _lfm(config: TrainConfig, spec: PolicySpec, seed: int) -> LFMPolicy:
 
 
 def _matching(config: TrainConfig) -> Matching:
-    flow = config.flow
+    return matching_of(config.flow)
+
+
+def matching_of(flow: FlowConfig) -> Matching:
+    """A flow's own objective."""
     return Matching(flow.interpolant, flow.coupling, flow.marginals, flow.time_alpha, flow.time_beta)
 
 
