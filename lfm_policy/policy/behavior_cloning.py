@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -37,21 +38,25 @@ class MIPSettings:
 
     Args:
         t_star: how much of the second step's input is the chunk, the rest being noise; strictly between 0 and 1.
+        second_weight: how much the second step's squared errors count beside the first's. The authors' published
+            code has (t* / (1 - t*))², 81 here, which leaves the first step untaught for long.
     """
 
     t_star: float = 0.9
+    second_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.t_star < 1:
             raise LFMError(f"mip.t_star: {self.t_star} must lie strictly between 0 and 1")
+        if not 0 < self.second_weight < math.inf:
+            raise LFMError(f"mip.second_weight: {self.second_weight} must be above 0 and finite")
 
 
 class TwoStepRegression:
     """Objective of MIP (arXiv 2512.01809): the chunk from nothing, and the chunk from t* x + (1 - t*) z.
 
-    Every sample trains one of the two steps, drawn evenly, so that a batch costs what it costs elsewhere. Errors
-    count 1 / t*² and 1 / (1 - t*)², as in the authors' published code. This is the paper's form; that code's default
-    leaves out the factor t*.
+    Every sample trains one of the two steps, drawn evenly, so that a batch costs what it costs elsewhere. This is the
+    paper's form; the authors' published code leaves out the factor t* by default.
     """
 
     marginals: MarginalsName = "exact"
@@ -67,7 +72,7 @@ class TwoStepRegression:
         given = torch.where(second.reshape(-1, *[1] * (x.dim() - 1)), noisy, torch.zeros_like(x))
         # the clock runs from data (0) to noise (1), the authors' the other way
         t = torch.where(second, 1 - t_star, NOISE_END).to(x.dtype)
-        weight = torch.where(second, (1 - t_star) ** -2, t_star**-2).to(x.dtype)
+        weight = torch.where(second, self.settings.second_weight, 1.0).to(x.dtype)
         return Regression(given, t, x, weight)
 
     def check_condition(self, cond: Tensor | None) -> None:

@@ -59,7 +59,9 @@ def test_regressions_problem_is_the_chunk_from_nothing() -> None:
 def test_mips_problem_is_both_steps_as_often_each_by_its_weight() -> None:
     t_star, count = 0.8, 20_000
     x = torch.full((count, 2), 0.5)
-    problem = TwoStepRegression(MIPSettings(t_star)).draw(x, 1, Schedule(), torch.Generator().manual_seed(3))
+    problem = TwoStepRegression(MIPSettings(t_star, second_weight=5.0)).draw(
+        x, 1, Schedule(), torch.Generator().manual_seed(3)
+    )
     second = problem.t < 0.5
     assert abs(second.float().mean().item() - 0.5) < 5 * 0.5 / count**0.5
     assert not problem.x[~second].any()
@@ -71,7 +73,7 @@ def test_mips_problem_is_both_steps_as_often_each_by_its_weight() -> None:
     assert torch.equal(problem.target, x)
     torch.testing.assert_close(problem.t[second], torch.full((int(second.sum()),), 1 - t_star))
     assert problem.weight is not None
-    torch.testing.assert_close(problem.weight, torch.where(second, 1 / (1 - t_star) ** 2, 1 / t_star**2))
+    assert torch.equal(problem.weight, torch.where(second, 5.0, 1.0))
 
 
 def test_weighted_losses_are_those_of_samples_counted_as_often() -> None:
@@ -88,3 +90,9 @@ def test_weighted_losses_are_those_of_samples_counted_as_often() -> None:
 def test_a_second_step_that_is_none_is_refused(t_star: float) -> None:
     with pytest.raises(LFMError, match=r"mip\.t_star: .* must lie strictly between 0 and 1"):
         MIPSettings(t_star)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_of_the_second_step_that_is_none_is_refused(weight: float) -> None:
+    with pytest.raises(LFMError, match=r"mip\.second_weight: .* must be above 0 and finite"):
+        MIPSettings(second_weight=weight)
