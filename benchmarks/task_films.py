@@ -1,7 +1,7 @@
-"""Films of every task's expert and of its LFM policy, and a sheet of them: `python -m benchmarks.task_films`.
+"""Films of every task's expert and of its LFM policy, and a strip of each: `python -m benchmarks.task_films`.
 
 For each task of `--tasks`, from a sweep's folder (`make benchmark`): expert.mp4 of three demonstrations, policy.mp4 of
-the first evaluation seeds with the policy of `--method`; and one picture with a strip of each.
+the first evaluation seeds with the policy of `--method`; and a picture for the contact sheet, `--out`/TASK.png.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--tasks", nargs="+", default=["lift", "can", "square", "toolhang", "transport", "pusht"])
     parser.add_argument("--method", default="lfm")
-    parser.add_argument("--out", type=Path, default=Path("docs/tasks.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/tasks"))
     arguments = parser.parse_args()
-    strips = {}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks:
         folder = arguments.folder / task
-        strips[f"{task}, demonstration"] = demonstrations(folder)
-        strips[f"{task}, LFM"] = rollouts(folder, folder / arguments.method / "seed_0")
-    draw(arguments.out, strips)
+        strips = {"demonstration": demonstrations(folder)}
+        strips[arguments.method] = rollouts(folder, folder / arguments.method / "seed_0")
+        draw(arguments.out / f"{task}.png", strips)
 
 
 def demonstrations(folder: Path) -> list[np.ndarray]:

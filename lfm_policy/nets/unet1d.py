@@ -20,7 +20,27 @@ class Mish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same."""
+        if not torch.is_grad_enabled():
+            return nn.functional.mish(x)
         return x * torch.tanh(nn.functional.softplus(x))
+
+
+class Conv1d(nn.Conv1d):
+    """torch's convolution along the chunk, but a single chunk goes through the product of its windows and the weights.
+
+    torch multiplies the weights by that chunk's few columns, which takes up to six times as long on a CPU as its rows
+    by the weights, and batches pay a fixed price for each convolution. See `benchmarks/chunk_latency.py`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in, T) -> (B, out, T')."""
+        if len(input) > 1 or torch.is_grad_enabled() or input.device.type != "cpu":
+            return super().forward(input)
+        assert isinstance(self.padding, tuple)
+        padded = nn.functional.pad(input[0], 2 * self.padding)
+        windows = padded.unfold(1, self.kernel_size[0], self.stride[0])  # (in, T', size)
+        rows = nn.functional.linear(windows.transpose(0, 1).flatten(1), self.weight.flatten(1), self.bias)
+        return rows.t()[None]
 
 
 class ConvBlock(nn.Sequential):
@@ -28,7 +48,7 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, n_groups: int) -> None:
         super().__init__(
-            nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
+            Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
             nn.GroupNorm(n_groups, out_channels),
             Mish(),
         )
@@ -43,7 +63,7 @@ class FiLMResidualBlock(nn.Module):
         self.second = ConvBlock(out_channels, out_channels, kernel_size, n_groups)
         self.film = nn.Sequential(Mish(), nn.Linear(cond_dim, 2 * out_channels))
         same = in_channels == out_channels
-        self.skip = nn.Identity() if same else nn.Conv1d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if same else Conv1d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """x (B, in, T), cond (B, cond_dim) -> (B, out, T)."""
@@ -99,7 +119,7 @@ class UNet1d(nn.Module):
         down: list[UNetLevel] = []
         for level, (a, b) in enumerate(zip(widths, channels, strict=False)):
             last = level == len(channels) - 1
-            resample = nn.Identity() if last else nn.Conv1d(b, b, 3, stride=2, padding=1)
+            resample = nn.Identity() if last else Conv1d(b, b, 3, stride=2, padding=1)
             down.append(UNetLevel(block(a, b), block(b, b), resample))
         self.down = nn.ModuleList(down)
         self.middle = nn.ModuleList([block(channels[-1], channels[-1]) for _ in range(2)])
@@ -108,7 +128,7 @@ class UNet1d(nn.Module):
             for a, b in reversed(list(itertools.pairwise(channels)))
         )
         self.out = nn.Sequential(
-            ConvBlock(channels[0], channels[0], kernel_size, n_groups), nn.Conv1d(channels[0], action_dim, 1)
+            ConvBlock(channels[0], channels[0], kernel_size, n_groups), Conv1d(channels[0], action_dim, 1)
         )
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:

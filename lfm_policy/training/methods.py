@@ -43,7 +43,6 @@ class Method:
     """A way to learn.
 
     Attributes:
-        about: one sentence on it.
         build: its untrained policy, which says how chunks are drawn, from config, spec and seed.
         objective: what its networks regress on.
         flow: fields of `flow` that it fixes.
@@ -51,7 +50,6 @@ class Method:
         samplers: methods by which its chunks may be drawn.
     """
 
-    about: str
     build: Callable[[TrainConfig, PolicySpec, int], FittedPolicy]
     objective: Callable[[TrainConfig], Objective]
     flow: dict[str, Any]
@@ -104,9 +102,10 @@ def lfm_config(config: TrainConfig) -> LFMConfig:
 
 
 METHODS: dict[str, Method] = {
-    "lfm": Method("local flow matching, as `flow` says", _lfm, _matching, {}),
+    # local flow matching, as `flow` says
+    "lfm": Method(_lfm, _matching, {}),
+    # local flow matching with the paper's choices: pushed marginals, fresh noise, straight lines (Algorithm 1)
     "paper": Method(
-        "local flow matching with the paper's choices: pushed marginals, fresh noise, straight lines (Algorithm 1)",
         _lfm,
         _matching,
         {
@@ -119,41 +118,40 @@ METHODS: dict[str, Method] = {
             "initial_diffusion": 0.0,
         },
     ),
+    # one network of a sub-flow's size for all stretches, with all their batches: the control of local flows
     "small": Method(
-        "one network of a sub-flow's size for all stretches, with all their batches: the control of local flows",
         _lfm,
         _matching,
         {"share_weights": True, "interpolant": "geodesic", "coupling": "common", "marginals": "exact"}
         | {"warm_start": False},
     ),
-    "fm": Method(
-        "flow matching: N = 1 with straight lines", _lfm, _matching, {**GLOBAL, "interpolant": "ot"}, one_network=True
-    ),
+    # flow matching: N = 1 with straight lines
+    "fm": Method(_lfm, _matching, {**GLOBAL, "interpolant": "ot"}, one_network=True),
+    # InterFlow: N = 1 with the trigonometric interpolant
     "interflow": Method(
-        "InterFlow: N = 1 with the trigonometric interpolant",
         _lfm,
         _matching,
         {**GLOBAL, "interpolant": "trigonometric"},
         one_network=True,
     ),
+    # Diffusion Policy: one network predicts the noise, `diffusion` says how it is run
     "diffusion": Method(
-        "Diffusion Policy: one network predicts the noise, `diffusion` says how it is run",
         lambda config, spec, seed: DiffusionPolicy(spec, DiffusionConfig(config.network, config.diffusion), seed),
         lambda config: NoisePrediction(config.diffusion),
         DIRECT,
         one_network=True,
         samplers=get_args(SchedulerName),
     ),
+    # behaviour cloning by least squares: no noise, one evaluation
     "regression": Method(
-        "behaviour cloning by least squares: no noise, one evaluation",
         lambda config, spec, seed: RegressionPolicy(spec, RegressionConfig(config.network), seed),
         lambda config: ChunkRegression(),
         DIRECT,
         one_network=True,
         samplers=(),
     ),
+    # the minimal iterative policy: a regression, then one denoising step
     "mip": Method(
-        "the minimal iterative policy: a regression, then one denoising step",
         lambda config, spec, seed: MIPPolicy(spec, MIPConfig(config.network, config.mip), seed),
         lambda config: TwoStepRegression(config.mip),
         DIRECT,
