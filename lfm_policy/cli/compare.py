@@ -73,7 +73,7 @@ def compare(
     steps = parse_steps(solver_steps)
 
     from lfm_policy.evaluation.contest import Contest, prepare_folder
-    from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, load, parse_entries
+    from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, parse_entries
     from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.executor import Executor
 
@@ -82,7 +82,7 @@ def compare(
     if len(entries) < 2 and len(steps) < 2:
         raise LFMError("compare: one policy alone; give two or more, or several --solver_steps")
     env = EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key)
-    loaded = {e.label: [load(e.label, folder, env, max_steps) for folder in e.folders] for e in entries}
+    loaded = _contestants(entries, env, max_steps, [])
     every = [contestant for runs in loaded.values() for contestant in runs]
     selecting = bool(select_n) and any(len(runs) > 1 for runs in loaded.values())
     reported = range(seed, seed + n_rollouts)
@@ -90,15 +90,14 @@ def compare(
     check_seeds(every, reported, selected)
     notes = [f"trained on different data ({told})" for told in check_data(every, allow_different_data)]
     contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
-    sampled = _sampled(entries, env, max_steps, steps) if steps else loaded
+    sampled = _contestants(entries, env, max_steps, steps)
     _check_baseline(baseline, list(sampled))
 
     prepare_folder(contest.folder, overwrite)
     if selecting:
         entries, told = _selected(contest, entries, loaded, selected)
         notes += told
-        kept = {folder for entry in entries for folder in entry.folders}
-        sampled = {label: [run for run in runs if run.folder in kept] for label, runs in sampled.items()}
+        sampled = _contestants(entries, env, max_steps, steps)
     from lfm_policy.evaluation.comparison import compare as compared
 
     _write(compared(contest.evaluate(sampled, reported), baseline, notes), contest.folder)
@@ -124,15 +123,15 @@ def _check_baseline(baseline: str | None, labels: list[str]) -> None:
         raise LFMError(f"--baseline {baseline}: is not compared; choose from {', '.join(labels)}")
 
 
-def _sampled(
+def _contestants(
     entries: list[Entry], env: EnvSpec, max_steps: int | None, steps: list[int]
 ) -> dict[str, list[Contestant]]:
-    """Every policy at every number of solver steps, once where it has no sampler."""
+    """Every policy at every number of solver steps, once where it has no sampler or none are given."""
     from lfm_policy.evaluation.contestants import load
 
     found: dict[str, list[Contestant]] = {}
     for entry in entries:
-        for count in steps:
+        for count in steps or (None,):
             runs = [load(entry.label, folder, env, max_steps, count) for folder in entry.folders]
             found.setdefault(runs[0].label, runs)
     return found

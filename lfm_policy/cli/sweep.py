@@ -56,6 +56,7 @@ def make_data(config: SweepConfig, task: str) -> None:
     if not path.is_file() and wanted.source is not None:
         convert(wanted.source, str(path), env_id=env_id_of_task(wanted.task), n_procs=config.n_procs)
     elif not path.is_file() and wanted.data is None:
+        figures.unlink(missing_ok=True)  # of demonstrations that are gone
         collect(
             str(path),
             wanted.task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from lfm_policy.evaluation.statistics import mean_interval, percentiles_ms, wils
 from lfm_policy.flow.errors import LFMError
 
 ALPHA = 0.05
+# networks of equal weights differ by so much in their multiply-adds: one wide network has more than N narrow ones
+ARITHMETIC = 0.15
 Interval = tuple[float, float]
 
 
@@ -156,8 +158,11 @@ def compare(
     seeds = _seeds(methods)
     scored = any(_has_score(runs) for runs in methods.values())
     compared = tuple(_method(label, tuple(runs), seeds, scored) for label, runs in methods.items())
+    pointless = {method.name for method in compared if not method.point}
     chosen = [
-        (a, b) for a, b in itertools.combinations(compared, 2) if differ_in_one_thing(a, b) and _has(baseline, a, b)
+        (a, b)
+        for a, b in itertools.combinations(compared, 2)
+        if differ_in_one_thing(a, b, pointless) and _has(baseline, a, b)
     ]
     if baseline is not None:
         if not any(baseline in (method.label, method.name) for method in compared):
@@ -168,23 +173,26 @@ def compare(
     return Comparison(seeds, compared, tuple(_corrected(pairs)), tuple(notes))
 
 
-def differ_in_one_thing(a: Method, b: Method) -> bool:
-    """Whether a pair says something: equal points, or none, or what differs is the name, the training or the sampler.
+def differ_in_one_thing(a: Method, b: Method, pointless: Collection[str]) -> bool:
+    """Whether a pair says something: equal points, or what differs is the name, the training or the sampler.
 
-    Of two names with different points, training must be equal, and evaluations or multiply-adds of a chunk.
+    Of two names with different points, training must be equal, and evaluations or multiply-adds of a chunk. A label
+    without a point meets those of a name that has nothing but points, unless that is among `pointless`.
     """
-    if a.point == b.point or not (a.point and b.point):
+    if a.point == b.point:
         return True
     first, second = a.first, b.first
     trained, nfe = _equal(first.step, second.step), _equal(first.nfe, second.nfe)
     if a.name == b.name:
         return trained or nfe
-    return trained and (nfe or _equal(first.multiply_adds, second.multiply_adds))
+    if not (a.point and b.point):
+        return not {a.name, b.name} <= set(pointless)
+    return trained and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
 
 
-def _equal(x: float | None, y: float | None) -> bool:
-    """Within 2 %, as equal budgets are."""
-    return x == y if x is None or y is None else math.isclose(x, y, rel_tol=0.02)
+def _equal(x: float | None, y: float | None, within: float = 0.02) -> bool:
+    """Of budgets."""
+    return x == y if x is None or y is None else math.isclose(x, y, rel_tol=within)
 
 
 def _has(baseline: str | None, a: Method, b: Method) -> bool:

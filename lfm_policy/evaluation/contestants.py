@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +153,10 @@ def load(
     solver: str | None = None,
 ) -> Contestant:
     """A checkpoint, with another number of solver steps where it has a sampler."""
-    source = CheckpointSource(folder)
+    source = CheckpointSource(folder.resolve())  # workers of other machines start elsewhere
     policy: Any = source()
     if solver_steps is not None and policy.sampler is not None:
-        source = CheckpointSource(folder, solver, solver_steps)
+        source = replace(source, solver=solver, solver_steps=solver_steps)
         policy = source()
         label = f"{label}{'.' if '@' in label else '@'}{solver_steps}"
     job = rollout_job(policy, str(folder), env, max_steps, source)

@@ -31,6 +31,15 @@ ENDING_SECONDS = 10
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+class WorkerDied(LFMError):
+    """A worker's end, with the seed that it had."""
+
+    def __init__(self, seed: int, exit_code: int | None) -> None:
+        self.seed = seed
+        self.told = f"its worker process died (exit code {exit_code}); if memory ran out, lower --n_procs"
+        super().__init__(f"seed {seed}: {self.told}")
+
+
 class Task(Protocol[T_co]):
     """What one process holds (a policy, an environment), and does for one seed."""
 
@@ -244,9 +253,7 @@ def _receive(connection: Connection, process: BaseProcess, seed: int) -> Any:
         result, error = connection.recv()
     except (EOFError, ConnectionResetError) as died:
         process.join(5)
-        raise LFMError(
-            f"seed {seed}: its worker process died (exit code {process.exitcode}); if memory ran out, lower --n_procs"
-        ) from died
+        raise WorkerDied(seed, process.exitcode) from died
     if error is not None:
         raise error
     return result

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm, permutation_test
 
 from lfm_policy.evaluation.statistics import wilson
 
-RESAMPLES = 9999  # of a permutation test: p is at least 1 / 10000
+RESAMPLES = 9999  # of a permutation test: p is at least 2 / 10000
 
 
 @dataclass(frozen=True)

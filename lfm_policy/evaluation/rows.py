@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lfm_policy.evaluation.episode import Row
 from lfm_policy.evaluation.executor import Executor, map_seeds
@@ -31,7 +33,7 @@ class RowStore:
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         content = self.path.read_bytes() if self.path.is_file() else b""
         self._size = len(content)
         self._complete = content.rfind(b"\n") + 1
@@ -65,9 +67,9 @@ class RowStore:
             self._file.close()
             self._file = None
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> FileIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("ab")
+        file = self.path.open("ab", buffering=0)  # or what could not be written is tried again on closing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unchanged = file.tell() == self._size
@@ -81,10 +83,10 @@ class RowStore:
             self._write(file, {"identity": self.identity})
         return file
 
-    def _write(self, file: BinaryIO, values: Mapping[str, Any]) -> None:
+    def _write(self, file: FileIO, values: Mapping[str, Any]) -> None:
         line = json.dumps(values).encode() + b"\n"
-        file.write(line)
-        file.flush()
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(file.fileno())
         # where a write fails halfway, the next one begins here
         self._complete += len(line)

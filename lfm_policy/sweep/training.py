@@ -6,7 +6,10 @@ import contextlib
 import functools
 import json
 import multiprocessing
+import os
+import platform
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 
 from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.evaluation.executor import WorkerDied
 from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.serialization import read_description
@@ -22,6 +26,7 @@ from lfm_policy.progress import progress_bar
 from lfm_policy.sweep.plan import Run
 from lfm_policy.training import TrainConfig, Trainer
 from lfm_policy.training.config import DataConfig
+from lfm_policy.training.folder import SIGNALS
 from lfm_policy.training.setup import identify
 
 ROWS = "rows"
@@ -32,8 +37,15 @@ class TrainJob:
     """All that a process needs to train runs by their number."""
 
     configs: tuple[TrainConfig, ...]
+    folder: str  # that their paths begin at
 
     def __call__(self) -> TrainTask:
+        try:
+            os.chdir(self.folder)  # another machine's processes start elsewhere
+        except OSError as error:
+            raise LFMError(
+                f"{self.folder}: is not on {platform.node()} ({error.strerror}); machines of a sweep share its folder"
+            ) from error
         return TrainTask(self.configs)
 
 
@@ -47,17 +59,19 @@ class TrainTask:
     def __call__(self, number: int) -> bool:
         config = self.configs[number]
         begun = has_checkpoint(config)
-        # a process of a pool is ended by the signals that a run on its own listens to
-        listens = multiprocessing.parent_process() is None
+        # Ctrl-C reaches a pool's processes through their parent alone, which ends them
+        signals = SIGNALS if multiprocessing.parent_process() is None else (signal.SIGTERM,)
         try:
             if not begun:
                 # rows, like all that a run without a checkpoint has left, belong to weights that are gone
                 shutil.rmtree(Path(config.output_dir) / ROWS, ignore_errors=True)
             config = replace(config, resume=begun, overwrite=not begun)
-            trainer = Trainer(config, _quiet, progress=False, listens=listens)
+            trainer = Trainer(config, _quiet, progress=False, signals=signals)
             trainer.run()
         except LFMError as error:
             raise LFMError(f"{config.output_dir}: {error}") from error
+        except Exception as error:
+            raise LFMError(f"{config.output_dir}: {type(error).__name__}: {' '.join(str(error).split())}") from error
         return trainer.fitter.done
 
     def close(self) -> None:
@@ -71,14 +85,17 @@ def train_runs(
     left = [run for run in runs if not is_done(run)]
     if not left:
         return
-    results = map_numbers(TrainJob(tuple(run.config for run in left)), range(len(left)))
+    results = map_numbers(TrainJob(tuple(run.config for run in left), os.getcwd()), range(len(left)))
     with contextlib.closing(results), progress_bar("training runs", len(left), progress, unit="run") as bar:
-        for run, done in zip(left, results, strict=True):
-            bar.update()
-            if not done:
-                say(f"{run.folder}: training was stopped; give the same command again to go on")
-                raise KeyboardInterrupt
-            say(f"trained {run.folder} in {training_seconds(run.folder):.0f} s")
+        try:
+            for run, done in zip(left, results, strict=True):
+                bar.update()
+                if not done:
+                    say(f"{run.folder}: training was stopped; give the same command again to go on")
+                    raise KeyboardInterrupt
+                say(f"trained {run.folder} in {training_seconds(run.folder):.0f} s")
+        except WorkerDied as died:
+            raise LFMError(f"{left[died.seed].folder}: {died.told}") from died
 
 
 def is_done(run: Run) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,9 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Interruption:
     """Whether somebody has asked the run to stop, by Ctrl-C or SIGTERM."""
 
@@ -97,7 +100,7 @@ class Interruption:
         self.asked = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, signals: Collection[int] = SIGNALS) -> Iterator[None]:
         """The first signal asks the loop to stop after its step; a second one stops at once."""
 
         def ask(signum: int, frame: object) -> None:
@@ -108,7 +111,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals reach the main thread only
             return
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in signals}
         try:
             yield
         finally:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
-from lfm_policy.training.folder import Interruption, check_output_dir, check_unchanged, prepare_folder
+from lfm_policy.training.folder import SIGNALS, Interruption, check_output_dir, check_unchanged, prepare_folder
 from lfm_policy.training.logging import RunLog
 from lfm_policy.training.setup import build_policy, check_same, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
@@ -32,7 +31,7 @@ class Trainer:
     """One run of Algorithm 1 on demonstrations.
 
     Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
-    logs and checkpoints; Ctrl-C ends it after the current step with a checkpoint, where it `listens`.
+    logs and checkpoints; Ctrl-C, or any of `signals`, ends it after the current step with a checkpoint.
     `on_checkpoint(folder, step, done)` is called after each checkpoint of a complete policy and may return values
     to log.
     """
@@ -43,10 +42,10 @@ class Trainer:
         say: Callable[[str], None] = tqdm.write,
         on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
         progress: bool = True,
-        listens: bool = True,
+        signals: Collection[int] = SIGNALS,
     ) -> None:
         self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
-        self.progress, self.listens = progress, listens
+        self.progress, self.signals = progress, signals
         self.run_dir = Path(config.output_dir)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -71,7 +70,7 @@ class Trainer:
         prepare_folder(self.run_dir, self.config.to_dict(), self.config.overwrite)
         log = RunLog(self.run_dir, self.fitter.steps_done)
         try:
-            with self._interruption.listening() if self.listens else contextlib.nullcontext():
+            with self._interruption.listening(self.signals):
                 return self._loop(log)
         finally:
             log.close()

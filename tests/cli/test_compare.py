@@ -139,7 +139,7 @@ def test_several_paths_are_training_seeds(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_the_best_candidate_on_other_seeds_is_reported(folder: Path) -> None:
-    assert lfm("compare x=b,c,a y=a --n_rollouts 6 --select_n 20 --select_seed 3000 --output_dir out") == 0
+    assert lfm("compare x=b,c,a y=b --n_rollouts 6 --select_n 20 --select_seed 3000 --output_dir out") == 0
     rates = {run: sum(row["success"] for row in known(run, 20, seed=3000)) for run in "bca"}
     best = max(rates, key=lambda run: rates[run])
     assert best != "b", "the first is not the best, or this proves little"

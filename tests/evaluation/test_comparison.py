@@ -123,11 +123,19 @@ def test_pairs_differ_in_one_thing() -> None:
     assert ("lfm@half", "lfm@full") in pairs
     assert ("lfm@half", "fm@half") in pairs
     assert ("lfm@half", "fm@full") not in pairs
-    runs = [evaluated("lfm@2", A, nfe=8, multiply_adds=80), evaluated("fm@4", A, nfe=4, multiply_adds=80)]
+    runs = [evaluated("lfm@2", A, nfe=8, multiply_adds=80), evaluated("fm@4", A, nfe=4, multiply_adds=90)]
     runs += [evaluated("fm@8", A, nfe=8, multiply_adds=160), evaluated("x@9", A, nfe=1, multiply_adds=7)]
     pairs = {pair.labels for pair in compared(*runs).pairs}
     assert {("lfm@2", "fm@4"), ("lfm@2", "fm@8")} <= pairs
     assert not any("x@9" in labels for labels in pairs)
+
+
+def test_a_label_without_a_point_meets_its_like() -> None:
+    """A sweep's own samplers have no point; where a policy has no sampler, it meets those of the others."""
+    runs = [evaluated("lfm", A, nfe=16), evaluated("lfm@euler1", A, nfe=4), evaluated("paper", A, nfe=16)]
+    assert [pair.labels for pair in compared(*runs).pairs] == [("lfm", "lfm@euler1"), ("lfm", "paper")]
+    runs = [evaluated("lfm@1", A, nfe=4), evaluated("lfm@2", A, nfe=8), evaluated("regression", A, nfe=1)]
+    assert {("lfm@1", "regression"), ("lfm@2", "regression")} <= {pair.labels for pair in compared(*runs).pairs}
 
 
 def test_several_training_runs_are_compared_as_means_over_them() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
+from scipy.stats import norm, ttest_1samp, ttest_ind, ttest_rel
 
 from lfm_policy.evaluation.crossed import crossed_mean
 
@@ -60,6 +60,19 @@ def test_intervals_hold_a_true_difference_of_nothing(runs: int, training: float)
         low, high = crossed_mean((1.0, a), (-1.0, b)).interval()
         held += low <= 0 <= high
     assert held / trials >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.parametrize(("runs", "training", "least"), [(2, 1.0, 0.88), (3, 1.0, 0.92), (3, 0.3, 0.95)])
+def test_intervals_of_one_mean_hold_it_as_often_as_is_told(runs: int, training: float, least: float) -> None:
+    """Few runs that happen to agree hide how training varies: less than 95 %, as the docstring says."""
+    rng, trials, held = np.random.default_rng(5), 400, 0
+    difficulty = 1.5 * rng.normal(size=(trials, 100))
+    logits = norm.ppf((np.arange(100_000) + 0.5) / 100_000, loc=1.2, scale=math.hypot(training, 1.5))
+    truth = float((1 / (1 + np.exp(-logits))).mean())
+    for trial in range(trials):
+        low, high = crossed_mean((1.0, successes(rng, runs, training, difficulty[trial]))).interval()
+        held += low <= truth <= high
+    assert held / trials >= least - 4 * math.sqrt(least * (1 - least) / trials)
 
 
 def test_resampling_two_runs_would_not_do() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,29 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LFMError, match="cannot be written"):
         RowStore(tmp_path / "file" / "rows.jsonl", IDENTITY).append(row(1))
+
+
+def test_a_full_disk_is_told_and_loses_no_row(path: Path) -> None:
+    """In a process of its own, whose files may not grow further: nothing of the torn row comes up on closing."""
+    filled(path, 1)
+    room = path.stat().st_size + 10
+    code = f"""
+import resource, signal, sys
+from lfm_policy.evaluation.rows import RowStore
+from lfm_policy.flow.errors import LFMError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+store = RowStore({str(path)!r}, {IDENTITY!r})
+try:
+    store.append({row(2)!r})
+except LFMError as error:
+    print(error)
+store.close()
+"""
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "cannot be written" in told.stdout
+    assert list(RowStore(path, IDENTITY).rows()) == [1]
+    assert list(filled(path, 2).rows()) == [1, 2]
 
 
 @dataclass

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from lfm_policy.evaluation.rollout import evaluate
 from lfm_policy.flow import LFMError
 from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, plan_runs
 from lfm_policy.sweep.run import waves
+from lfm_policy.sweep.training import has_checkpoint, is_done
 from lfm_policy.training import TrainConfig, Trainer
 from tests.helpers.point import PLAIN
 
@@ -155,6 +160,23 @@ def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: 
     config = config_of(tmp_path, data, methods={"lfm": long, "bad": {"data.obs_keys": ["nope"]}}, n_procs=2)
     with pytest.raises(LFMError, match=r"bad/seed_0: .*nope"):
         sweep(config, progress=False)
+
+
+def test_ctrl_c_leaves_a_checkpoint_of_every_run_that_trains(tmp_path: Path, data: Path) -> None:
+    """Processes of a pool do not hear it themselves; without this, hours between two checkpoints would be lost."""
+    long = {"training.steps": 100_000, "training.checkpoint_every": 100_000, "training.log_every": 5}
+    config = config_of(tmp_path, data, methods={"lfm": long, "fm": {"method": "fm", **long}}, n_procs=2)
+    file = tmp_path / "sweep.yaml"
+    values = {name: value for name, value in asdict(config).items() if value not in (None, "")}
+    file.write_text(yaml.safe_dump({**values, "seeds": [0], "budgets": [1.0]}))
+    command = [sys.executable, "-m", "lfm_policy.cli.main", "sweep", "--config", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    logs = [run.folder / "metrics.jsonl" for run in runs_of(config)]
+    while process.poll() is None and not all(log.is_file() and log.read_text() for log in logs):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert all(has_checkpoint(run.config) and not is_done(run) for run in runs_of(config))
 
 
 def test_budgets_are_shares_of_every_stage(tmp_path: Path, data: Path) -> None:
