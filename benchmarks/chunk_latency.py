@@ -1,8 +1,8 @@
 """Milliseconds of one network evaluation for one chunk on one thread: `python -m benchmarks.chunk_latency`.
 
-The package's convolution (`lfm_policy.nets.unet1d.Conv1d`) beside torch's own in the same network, for the networks of
-`configs/small`, `configs/pusht` and Table A.3, in interleaved rounds; writes results/chunk_latency.json. CPU
-milliseconds, so that other programs on the machine disturb less.
+The package's convolution (`lfm_policy.nets.unet1d.Conv1d`) beside torch's own in the same network, for Square's
+networks of `configs/small` and Table A.3 (7 actions, two observations of 23), in interleaved rounds; writes
+results/chunk_latency.json. CPU milliseconds, so that other programs on the machine disturb less.
 """
 
 from __future__ import annotations
