@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 
 COMMANDS = {
@@ -49,14 +52,28 @@ def run(command: str, arguments: list[str], prog: str) -> int:
 
     module = importlib.import_module(f"lfm_policy.cli.{command}")
     try:
-        if hasattr(module, "main"):
-            return module.main(arguments, prog)
-        return call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
+        with _interrupted_by_sigterm():
+            if hasattr(module, "main"):
+                return module.main(arguments, prog)
+            return call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
     except LFMError as error:
         return quiet_exit(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """What a cluster's scheduler ends programs with does here what Ctrl-C does: processes of a pool keep their work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _help() -> str:

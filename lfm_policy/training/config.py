@@ -128,7 +128,9 @@ class ChunkConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """The chain of sub-flows and where its training pairs come from; the defaults are the paper's.
+    """The chain of sub-flows and where its training pairs come from; the paper's choices are method `paper`.
+
+    The defaults are what docs/what_works.md found best for a small budget.
 
     Args:
         n_subflows: N; 1 is plain flow matching.
@@ -152,9 +154,9 @@ class FlowConfig:
     c: float = 0.15
     rho: float = 1.25
     share_weights: bool = False
-    interpolant: InterpolantName = "ot"
-    coupling: CouplingName = "fresh"
-    marginals: MarginalsName = "pushed"
+    interpolant: InterpolantName = "geodesic"
+    coupling: CouplingName = "common"
+    marginals: MarginalsName = "exact"
     time_alpha: float = 1.0
     time_beta: float = 1.0
     shared_start: int = 0

@@ -16,8 +16,10 @@ from lfm_policy.image.run import ImageRun
 from lfm_policy.training.config import FlowConfig, TrainingConfig
 
 TINY = UNet2dConfig(channels=(8, 8), layers_per_block=1, n_groups=4)
-PUSHED = FlowConfig(n_subflows=3, push_steps=1, push_batch_size=16)
-EXACT = FlowConfig(n_subflows=2, interpolant="geodesic", coupling="common", marginals="exact", shared_start=2)
+PUSHED = FlowConfig(
+    n_subflows=3, interpolant="ot", coupling="fresh", marginals="pushed", push_steps=1, push_batch_size=16
+)
+EXACT = FlowConfig(n_subflows=2, shared_start=2)
 
 
 def small_config(folder: Path, flow: FlowConfig = PUSHED, **changes: Any) -> ImageConfig:

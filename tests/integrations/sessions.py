@@ -20,7 +20,7 @@ from tests.data.recordings import KEYS
 TINY: dict[str, Any] = {
     "policy": {"n_action_steps": 4},
     "network": {"channels": [8, 16], "kernel_size": 3, "n_groups": 4, "embedding_dim": 8},
-    "flow": {"n_subflows": 3, "push_steps": 1},
+    "flow": {"n_subflows": 3, "interpolant": "ot", "coupling": "fresh", "marginals": "pushed", "push_steps": 1},
     "training": {"learning_rate": 1e-3, "warmup_steps": 2},
 }
 

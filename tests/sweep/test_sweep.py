@@ -162,7 +162,8 @@ def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: 
         sweep(config, progress=False)
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_every_run_that_trains(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_of_every_run_that_trains(number: int, tmp_path: Path, data: Path) -> None:
     """Processes of a pool do not hear it themselves; without this, hours between two checkpoints would be lost."""
     long = {"training.steps": 100_000, "training.checkpoint_every": 100_000, "training.log_every": 5}
     config = config_of(tmp_path, data, methods={"lfm": long, "fm": {"method": "fm", **long}}, n_procs=2)
@@ -174,7 +175,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_every_run_that_trains(tmp_path: Path, dat
     logs = [run.folder / "metrics.jsonl" for run in runs_of(config)]
     while process.poll() is None and not all(log.is_file() and log.read_text() for log in logs):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=60) == 130
     assert all(has_checkpoint(run.config) and not is_done(run) for run in runs_of(config))
 

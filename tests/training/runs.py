@@ -13,6 +13,7 @@ from lfm_policy.training import TrainConfig, Trainer
 from lfm_policy.training.config import ChunkConfig, DataConfig, FlowConfig, TrainingConfig
 from tests.data.recordings import Episode, episode, write_robomimic_file
 
+ALGORITHM_1 = {"interpolant": "ot", "coupling": "fresh", "marginals": "pushed"}
 TINY = UNetConfig(channels=(8, 16), kernel_size=3, n_groups=4, embedding_dim=8)
 
 
@@ -24,13 +25,13 @@ def small_dataset(path: Path, n: int = 5, seed: int = 0) -> Path:
 
 
 def small_config(data: Path, output_dir: Path, flow: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
-    """A run of three sub-flows, six steps each, that logs and evaluates at every second step."""
+    """A run of three sub-flows on pushed data, six steps each, that logs and evaluates at every second step."""
     return TrainConfig(
         output_dir=str(output_dir),
         data=DataConfig(path=str(data), valid_fraction=0.2),
         policy=ChunkConfig(horizon=8, n_action_steps=4),
         network=TINY,
-        flow=FlowConfig(**{"n_subflows": 3, **(flow or {})}),
+        flow=FlowConfig(**{"n_subflows": 3, **ALGORITHM_1, **(flow or {})}),
         training=TrainingConfig(
             steps=6, batch_size=16, learning_rate=1e-3, warmup_steps=2, log_every=2, valid_every=3, checkpoint_every=4
         ),
