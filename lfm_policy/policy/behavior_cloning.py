@@ -39,7 +39,7 @@ class MIPSettings:
     Args:
         t_star: how much of the second step's input is the chunk, the rest being noise; strictly between 0 and 1.
         second_weight: how much the second step's squared errors count beside the first's. The authors' published
-            code has (t* / (1 - t*))², 81 here, which leaves the first step untaught for long.
+            code has (t* / (1 - t*))², 81 here, with which the first step learns late.
     """
 
     t_star: float = 0.9
