@@ -28,8 +28,8 @@ class Mish(nn.Module):
 class Conv1d(nn.Conv1d):
     """torch's convolution along the chunk, but a single chunk goes through the product of its windows and the weights.
 
-    torch multiplies the weights by that chunk's few columns, which takes up to six times as long on a CPU as its rows
-    by the weights, and batches pay a fixed price for each convolution. See `benchmarks/chunk_latency.py`.
+    torch multiplies the weights by that chunk's few columns, which takes longer on a CPU than its rows by the weights:
+    twice as long in networks of Table A.3 (`results/chunk_latency.json`).
     """
 
     def forward(self, input: Tensor) -> Tensor:
