@@ -158,11 +158,11 @@ def compare(
     seeds = _seeds(methods)
     scored = any(_has_score(runs) for runs in methods.values())
     compared = tuple(_method(label, tuple(runs), seeds, scored) for label, runs in methods.items())
-    pointless = {method.name for method in compared if not method.point}
+    bare = {method.name for method in compared if not method.point}
     chosen = [
         (a, b)
         for a, b in itertools.combinations(compared, 2)
-        if differ_in_one_thing(a, b, pointless) and _has(baseline, a, b)
+        if differ_in_one_thing(a, b, bare) and _has(baseline, a, b)
     ]
     if baseline is not None:
         if not any(baseline in (method.label, method.name) for method in compared):
@@ -173,11 +173,11 @@ def compare(
     return Comparison(seeds, compared, tuple(_corrected(pairs)), tuple(notes))
 
 
-def differ_in_one_thing(a: Method, b: Method, pointless: Collection[str]) -> bool:
+def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
     """Whether a pair says something: equal points, or what differs is the name, the training or the sampler.
 
     Of two names with different points, training must be equal, and evaluations or multiply-adds of a chunk. A label
-    without a point meets those of a name that has nothing but points, unless that is among `pointless`.
+    without a point meets one with a point only if the other name has no label without: `bare` are names that have.
     """
     if a.point == b.point:
         return True
@@ -186,7 +186,7 @@ def differ_in_one_thing(a: Method, b: Method, pointless: Collection[str]) -> boo
     if a.name == b.name:
         return trained or nfe
     if not (a.point and b.point):
-        return not {a.name, b.name} <= set(pointless)
+        return not {a.name, b.name} <= set(bare)
     return trained and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
 
 

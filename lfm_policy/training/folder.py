@@ -16,6 +16,8 @@ import yaml
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.flow import LFMError
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 CONFIG_FILE = "config.yaml"
 RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", CHECKPOINTS)
 
@@ -88,9 +90,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:

@@ -31,7 +31,7 @@ class Trainer:
     """One run of Algorithm 1 on demonstrations.
 
     Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
-    logs and checkpoints; Ctrl-C, or any of `signals`, ends it after the current step with a checkpoint.
+    logs and checkpoints; each of `signals` ends it after the current step with a checkpoint.
     `on_checkpoint(folder, step, done)` is called after each checkpoint of a complete policy and may return values
     to log.
     """
