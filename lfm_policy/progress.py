@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +17,11 @@ class Bar(tqdm):
     def display(self, *args: Any, **kwargs: Any) -> bool | None:
         self.delay = 0
         return super().display(*args, **kwargs)
+
+
+# tqdm's own lock holds a semaphore, which a worker that is ended leaves to the parent, with a warning at its end;
+# bars of one process are all that there are
+Bar.set_lock(threading.RLock())
 
 
 def progress_bar(

@@ -126,3 +126,20 @@ def test_workers_end_with_their_parent(tmp_path: Path, how: int, code: int) -> N
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
+
+
+POOL_WITH_BARS = """
+from lfm_policy.evaluation.executor import process_pool
+from tests.helpers.tasks import Bars
+if __name__ == "__main__":
+    print(list(process_pool(Bars, range(4), 2)))
+"""
+
+
+def test_workers_with_bars_leave_nothing_behind(tmp_path: Path) -> None:
+    """Python warns at its end of semaphores that ended workers have left."""
+    script = tmp_path / "bars.py"
+    script.write_text(POOL_WITH_BARS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "[0, 1, 2, 3]\n", "")

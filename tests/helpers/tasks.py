@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lfm_policy.progress import progress_bar
+
 
 class Square:
     """Squares its seed; slower for even ones, so that results are ready out of order."""
@@ -46,6 +48,15 @@ class Dies(Square):
     def __call__(self, seed: int) -> int:
         if seed == 3:
             os._exit(7)
+        return seed
+
+
+class Bars(Square):
+    """Counts on a bar that is not shown, as trainings in a pool do."""
+
+    def __call__(self, seed: int) -> int:
+        with progress_bar("seed", 1, shown=False) as bar:
+            bar.update()
         return seed
 
 
