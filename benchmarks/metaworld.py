@@ -6,6 +6,7 @@ fifty goals of MT1 that were demonstrated, from seeds that were not.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -32,11 +33,11 @@ def run(task: str, demonstrations: int, rollouts: int, seed: int) -> dict[str, A
         lfm_command = [str(Path(sys.executable).with_name("lfm"))]
         kwargs = ["--env_kwargs", f"{{env_name: {task}, seed: 0}}"]
         collect = ["collect", "--out", data, "--n", str(demonstrations), *ENVIRONMENT, *EXPERT, *kwargs]
-        told = lfm([*lfm_command, *collect]).stdout
+        lfm([*lfm_command, *collect, "--json", f"{folder}/data.json"])
         train = ["train", "--config", "configs/metaworld/task.yaml", "--data.path", data, "--output_dir", output]
         lfm([*lfm_command, *train, "--seed", str(seed)])
         evaluation = evaluate(output, rollouts)
-        attempts = int(told.split("from ")[1].split()[0])
+        attempts = json.loads(Path(f"{folder}/data.json").read_text())["n_attempts"]
         return {name: evaluation.summary[name] for name in KEPT} | {"expert_attempts": attempts}
 
 

@@ -22,6 +22,9 @@ PACKAGES = (
     "gymnasium",
     "robosuite",
     "mujoco",
+    "gym-pusht",
+    "pymunk",
+    "metaworld",
 )
 
 

@@ -41,7 +41,7 @@ def collect(
 
     Args:
         out: file to write.
-        task: task name (Lift), or the gymnasium id of any environment with an expert (lfm/Lift-v0).
+        task: Lift, Can, Square, ToolHang, Transport, or the gymnasium id of any environment with an expert.
         n: number of successful episodes to write.
         n_procs: processes, or workers of Ray; the file does not depend on it.
         seed: seed of the first attempt; the others follow.

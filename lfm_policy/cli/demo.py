@@ -36,7 +36,7 @@ def demo(
     Args:
         config: YAML file of the training run.
         output_dir: folder for data.hdf5, train/, rollouts.json, paths.png, video.mp4 and summary.json.
-        task: task to demonstrate: Lift, PushT.
+        task: Lift, Can, Square, ToolHang, Transport, PushT (with `source`), or the gymnasium id of another.
         n: demonstrations to collect, on seeds from 0.
         source: recording to convert instead, in any layout that `lfm convert` reads.
         n_rollouts: episodes to evaluate.

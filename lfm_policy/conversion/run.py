@@ -134,7 +134,7 @@ def _environment(conversion: Conversion, recording: Recording) -> tuple[EnvSpec,
     env = conversion.env.over(own)
     with contextlib.closing(env.make()) as made:
         if can_replay(made):
-            return env, getattr(made.unwrapped, "env_args", None) or env.env_args(made)
+            return env, env.env_args(made)
     if conversion.replay:
         raise LFMError(f"environment {env.env_id}: shows no stored states, so nothing can be replayed in it")
     return None

@@ -42,7 +42,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
     ((3,), (5, 2))
 
     Args:
-        n_subflows: N; 1 is plain flow matching.
+        n_subflows: N; 1 is a single flow from data to noise.
         c: first step size of the schedule, in OU time; None: so that the last sub-flow begins at OU time 0.17.
         rho: ratio of successive step sizes.
         interpolant: `ot`, `trigonometric` or `geodesic`.

@@ -96,7 +96,9 @@ class Attempts:
             os.replace(temporary, self.folder / name)
             _flush_folder(self.folder)
         except OSError as error:
-            raise LFMError(f"{self.folder}: cannot be written ({error.strerror or error}); choose another") from error
+            raise LFMError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); free space there, then --resume true"
+            ) from error
 
     @contextlib.contextmanager
     def _reading(self, seed: int) -> Iterator[Any]:
@@ -114,25 +116,18 @@ def keeping_attempts(path: Path, settings: Mapping[str, Any], resume: bool, over
 
     settings: what decides an attempt beside its seed. Attempts that are there are used with `resume`, if they were
     made with the same settings, and removed with `overwrite` alone. LFMError where they are neither, and while
-    another process collects the same file; an LFMError of the block tells that attempts are kept.
+    another process collects the same file; an LFMError of the block names the attempts that are kept.
     """
     attempts = Attempts(path)
     with _locked(attempts.folder):
         try:
             _prepare(attempts, settings, resume, overwrite)
-            with _telling_what_is_kept(attempts):
+            with _naming_what_is_kept(attempts):
                 yield attempts
             attempts.clear()
-        except GaveUp:
-            attempts.clear()
-            raise
         finally:
             if not attempts.seeds():
                 shutil.rmtree(attempts.folder)
-
-
-class GaveUp(LFMError):
-    """A collection has come to its end without a file."""
 
 
 def attempts_folder(path: Path) -> Path:
@@ -155,11 +150,9 @@ def _prepare(attempts: Attempts, settings: Mapping[str, Any], resume: bool, over
 
 
 @contextlib.contextmanager
-def _telling_what_is_kept(attempts: Attempts) -> Iterator[None]:
+def _naming_what_is_kept(attempts: Attempts) -> Iterator[None]:
     try:
         yield
-    except GaveUp:
-        raise
     except LFMError as error:
         kept = len(attempts.seeds())
         if not kept:

@@ -16,10 +16,10 @@ import gymnasium
 from tqdm import tqdm
 
 from lfm_policy.data.writer import DatasetWriter, refuse_existing
-from lfm_policy.evaluation.attempts import Attempts, GaveUp, keeping_attempts
+from lfm_policy.evaluation.attempts import Attempts, keeping_attempts
 from lfm_policy.evaluation.collected import Collected
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration, Expert, demonstrate
-from lfm_policy.evaluation.environment import Described, EnvSpec, horizon
+from lfm_policy.evaluation.environment import EnvSpec, horizon
 from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
@@ -29,7 +29,7 @@ MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to
 MAX_ATTEMPTS = 10
 # other versions of these may make another attempt of the same seed
-DECISIVE = ("lfm_policy", "numpy", "gymnasium", "robosuite", "mujoco")
+DECISIVE = ("lfm_policy", "numpy", "scipy", "gymnasium", "robosuite", "mujoco", "gym-pusht", "pymunk", "metaworld")
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,15 @@ class CollectTask:
                 "name one with --expert module:function"
             )
         self.make_expert = lambda env, seed: inner.make_expert(seed)
-        # without its wrappers, which forbid to go on after success
-        self.env = Described(inner, job.env.observation, job.env.success_key)
 
     def __call__(self, seed: int) -> Demonstration:
         begin = time.process_time()
         demonstration = demonstrate(self.env, self.make_expert, seed, self.limit, bool(self.job.expert))
-        env_args = getattr(self.env.unwrapped, "env_args", None) or self.job.env.env_args(self.env)
+        env_args = self.job.env.env_args(self.env)
         return replace(demonstration, env_args=env_args, core_seconds=time.process_time() - begin)
 
     def close(self) -> None:
+        """Let go of the environment."""
         self.env.close()
 
 
@@ -103,8 +102,8 @@ def record_demonstrations(
     expert: see `CollectJob`. n_procs: processes, or an `Executor`; the file does not depend on it. Finished
     attempts are kept in `<path>.attempts` until the file is written; `resume` goes on from those of an interrupted
     call, to the same file, where environment, expert, seed and versions are the same.
-    LFMError, and nothing is written, if fewer than a tenth of at least max(20, n) attempts succeed, or
-    `max_attempts` (default 10 n) do not suffice.
+    LFMError, and no file, if fewer than a tenth of at least max(20, n) attempts succeed, or `max_attempts` (default
+    10 n) do not suffice; the attempts are kept.
     """
     begin, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     path, executor, job = Path(path), Executor.of(n_procs), CollectJob(env, expert)
@@ -173,17 +172,17 @@ def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[An
             if successes == n:
                 return attempts
             _check_rate(env_id, successes, len(attempts), n)
-    raise GaveUp(
+    raise LFMError(
         f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted; "
-        "raise --max_attempts or lower --n; nothing written"
+        "raise --max_attempts or lower --n"
     )
 
 
 def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:
     if attempts >= max(20, n) and successes < MIN_SUCCESS_RATE * attempts:
-        raise GaveUp(
+        raise LFMError(
             f"environment {env_id}: its expert succeeded in {successes} of {attempts} attempts, fewer than "
-            f"{MIN_SUCCESS_RATE:.0%}; nothing written"
+            f"{MIN_SUCCESS_RATE:.0%}; mend the expert, or ask for fewer demonstrations with --n"
         )
 
 

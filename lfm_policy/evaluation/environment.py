@@ -75,17 +75,23 @@ class EnvSpec:
         return make_env(self.env_id, self.env_kwargs, self.observation, self.success_key, **overrides)
 
     def env_args(self, env: gymnasium.Env) -> dict[str, Any]:
-        """robomimic's description of `env`, made by `make`, with which this can be read back from a dataset."""
-        args: dict[str, Any] = {
+        """robomimic's description of `env`, made by `make`, with which this can be read back from a dataset.
+
+        The environment's own `env_args` where it has them, and what of it is observed and called success.
+        """
+        own = getattr(env.unwrapped, "env_args", None) or self._env_args(env)
+        chosen = {"observation": dict(self.observation), "success_key": self.success_key}
+        return own | {key: value for key, value in chosen.items() if value}
+
+    def _env_args(self, env: gymnasium.Env) -> dict[str, Any]:
+        fps = env.metadata.get("render_fps")
+        return {
             "env_name": self.env_id,
             "type": 2,
             "env_version": _version(env),
             "env_kwargs": dict(self.env_kwargs),
-            "observation": dict(self.observation),
-            "success_key": self.success_key,
+            **({"control_freq": int(fps)} if fps else {}),
         }
-        fps = env.metadata.get("render_fps")
-        return args | ({"control_freq": int(fps)} if fps else {})
 
 
 def make_env(

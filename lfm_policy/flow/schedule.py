@@ -31,7 +31,7 @@ class Schedule:
 
     Sub-flow n (counted from 1) covers OU times [t_(n-1), t_n] with t_n = γ_1 + … + γ_n and t_N = inf,
     and the stretch [τ_(n-1), τ_n] of the chain's clock τ_n = (2/π) arccos e^(-t_n) from 0 (data) to
-    1 (noise). Empty `gammas` is N = 1, plain flow matching.
+    1 (noise). Empty `gammas` is N = 1, a single flow.
     """
 
     gammas: tuple[float, ...] = ()

@@ -133,7 +133,7 @@ class FlowConfig:
     The defaults are what docs/what_works.md found best for a small budget.
 
     Args:
-        n_subflows: N; 1 is plain flow matching.
+        n_subflows: N; 1 is a single flow from data to noise (method `fm`: flow matching's straight one).
         c: first step size of the schedule.
         rho: ratio of successive step sizes.
         share_weights: one network for all sub-flows.

@@ -85,7 +85,6 @@ def test_inspect_shows_the_strategies(folder: Path, capsys: pytest.CaptureFixtur
         ("--out out.hdf5 --n_procs -1", "--n_procs -1: must be 1 or more"),
         ("--out out.hdf5 --seed -1", "--seed -1: must be 0 or more"),
         ("--out out.hdf5 --valid_fraction 1.0", "--valid_fraction 1.0: must be 0 or more and below 1"),
-        ("--out out.hdf5 --max_attempts 1 --n 2", "1 of 1 attempts succeeded, 2 wanted"),
         ("--out out.hdf5 --task Lyft", "environment lfm/Lyft-v0: "),
         ("--out out.hdf5 --executor slurm", "executor: 'slurm' is not one of 'processes', 'ray'"),
         ("--out out.hdf5 --ray_address auto", "--ray_address auto: needs --executor ray"),

@@ -15,7 +15,7 @@ from lfm_policy.data import read_demonstrations, split_names
 from lfm_policy.evaluation.collect import Collected, Expert, demonstrate, record_demonstrations
 from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.flow.errors import LFMError
-from tests.helpers.point import FAILING, PLAIN, POINT, REACH, STEP
+from tests.helpers.point import FAILING, FLAT, PLAIN, POINT, REACH, STEP
 
 N, SEED = 6, 3
 
@@ -96,12 +96,14 @@ def test_failures_are_left_out_and_the_next_seed_is_taken(tmp_path: Path) -> Non
 
 
 def test_what_fails_too_often_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LFMError, match=r"2 of 5 attempts succeeded, 6 wanted; raise --max_attempts"):
-        record(tmp_path / "out.hdf5", FAILING, max_attempts=5)
+    path = tmp_path / "out.hdf5"
+    with pytest.raises(LFMError, match=r"2 of 5 attempts succeeded, 6 wanted; raise --max_attempts.*; 5 finished"):
+        record(path, FAILING, max_attempts=5)
+    assert record(path, FAILING, resume=True).n_kept == 5, "what is advised goes on from there"
     monkeypatch.setattr("lfm_policy.evaluation.collect.MIN_SUCCESS_RATE", 0.34)
     with pytest.raises(LFMError, match=r"succeeded in 7 of 21 attempts, fewer than 34%"):
-        record_demonstrations(tmp_path / "out.hdf5", EnvSpec(FAILING), 21, seed=SEED)
-    assert not list(tmp_path.iterdir())
+        record_demonstrations(tmp_path / "other.hdf5", EnvSpec(FAILING), 21, seed=SEED)
+    assert {file.name for file in tmp_path.iterdir()} == {"out.hdf5", "other.hdf5.attempts"}
 
 
 def test_an_episode_ends_at_the_limit() -> None:
@@ -139,6 +141,26 @@ def test_any_environment_is_recorded_under_the_keys_of_a_mapping(recording: Path
                 np.testing.assert_allclose(plain["data"][name][key], demo[key], atol=1e-6)
         read_back = EnvSpec.of_env_args(json.loads(plain["data"].attrs["env_args"]), path)
     assert read_back == spec
+
+
+def test_a_mapping_is_written_of_environments_that_describe_themselves_too(recording: Path, tmp_path: Path) -> None:
+    mapping = {"here": "position", "there": "goal[1]"}
+    record_demonstrations(tmp_path / "mapped.hdf5", EnvSpec(POINT, observation=mapping), N, seed=SEED)
+    with h5py.File(tmp_path / "mapped.hdf5") as mapped, h5py.File(recording) as keyed:
+        own = json.loads(keyed["data"].attrs["env_args"])
+        assert json.loads(mapped["data"].attrs["env_args"]) == {**own, "observation": mapping}
+        for name, demo in keyed["data"].items():
+            np.testing.assert_array_equal(mapped["data"][name]["obs/here"], demo["obs/position"])
+            np.testing.assert_array_equal(mapped["data"][name]["obs/there"], demo["obs/goal"][:, 1:])
+
+
+def test_observations_are_those_behind_an_environments_wrappers(recording: Path, tmp_path: Path) -> None:
+    """What rollouts see; episodes go on after success all the same."""
+    record(tmp_path / "flat.hdf5", FLAT)
+    with h5py.File(tmp_path / "flat.hdf5") as flat, h5py.File(recording) as keyed:
+        for name, demo in keyed["data"].items():
+            both = np.concatenate([demo["obs/goal"], demo["obs/position"]], axis=1)
+            np.testing.assert_array_equal(flat["data"][name]["obs/state"], both)
 
 
 def test_our_reader_reads_it(recording: Path) -> None:

@@ -1,7 +1,7 @@
 """A point that has to reach a goal in the plane: an environment with all that rollouts and recording ask for.
 
-Importing registers Point-v0, Plain-v0 (a Box observation, no convention), Failing-v0 (its expert often fails)
-and Broken-v0 (raises in one seed).
+Importing registers Point-v0, Plain-v0 (a Box observation, no convention), Failing-v0 (its expert often fails),
+Broken-v0 (raises in one seed) and Flat-v0 (Point-v0 with its observations flattened by a wrapper).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 
 POINT = "tests.helpers.point:Point-v0"
 PLAIN = "tests.helpers.point:Plain-v0"
 BROKEN = "tests.helpers.point:Broken-v0"
 FAILING = "tests.helpers.point:Failing-v0"
+FLAT = "tests.helpers.point:Flat-v0"
 BROKEN_SEED = 5
 STEP, REACH, HORIZON = 0.1, 0.05, 30
 
@@ -172,3 +174,5 @@ class BrokenEnv(PointEnv):
 KINDS: dict[str, Any] = {"Point-v0": PointEnv, "Plain-v0": PlainEnv, "Broken-v0": BrokenEnv, "Failing-v0": FailingEnv}
 for name, kind in KINDS.items():
     gymnasium.register(name, kind, max_episode_steps=HORIZON)
+flatten = FlattenObservation.wrapper_spec()
+gymnasium.register("Flat-v0", PointEnv, max_episode_steps=HORIZON, additional_wrappers=(flatten,))
