@@ -1,7 +1,8 @@
 """Films of every task's expert and of its LFM policy, and a strip of each: `python -m benchmarks.task_films`.
 
 For each task of `--tasks`, from a sweep's folder (`make benchmark`): expert.mp4 of three demonstrations, policy.mp4 of
-the first evaluation seeds with the policy of `--method`; and a picture for the contact sheet, `--out`/TASK.png.
+the first evaluation seeds with the longest trained policy of `--method`; and a picture for the contact sheet,
+`--out`/TASK.png.
 """
 
 from __future__ import annotations
@@ -34,8 +35,17 @@ def main() -> None:
     for task in arguments.tasks:
         folder = arguments.folder / task
         strips = {"demonstration": demonstrations(folder)}
-        strips[arguments.method] = rollouts(folder, folder / arguments.method / "seed_0")
+        strips[arguments.method] = rollouts(folder, longest(folder / arguments.method))
         draw(arguments.out / f"{task}.png", strips)
+
+
+def longest(folder: Path, seed: int = 0) -> Path:
+    """The run of the largest budget with this training seed: `seed_0`, or the last of `seed_0_budget_0.5`."""
+    runs = sorted(folder.glob(f"seed_{seed}_budget_*"), key=lambda run: float(run.name.rpartition("_")[2]))
+    whole = folder / f"seed_{seed}"
+    if not runs and not whole.is_dir():
+        raise SystemExit(f"error: {folder}: holds no run of training seed {seed}; lfm sweep makes them")
+    return whole if whole.is_dir() else runs[-1]
 
 
 def demonstrations(folder: Path) -> list[np.ndarray]:
