@@ -123,12 +123,11 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         unknown = [key for key in options if key != "state"]
         if unknown:
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
+        self._ready = False
         if options.get("state") is not None:
             state.restore_state(self.sim_env, options["state"])
         else:
-            # samplers hold on to the generator they were built with: it is set, not replaced
-            fresh = np.random.default_rng(int(self.np_random.integers(2**63)))
-            self.sim_env.rng.bit_generator.state = fresh.bit_generator.state
+            state.seed_generator(self.sim_env, int(self.np_random.integers(2**63)))
             self.sim_env.reset()
         state.settle(self.sim_env)
         self._ready = True
