@@ -147,3 +147,22 @@ def test_configs_that_act_differently_compare_unequal(change):
 def test_settings_that_are_not_offered_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} is .*is supported"):
         convention({"body_parts": {"right": ARM | change}})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("OSC_POSE", "controller_configs: 'OSC_POSE' is of type str, not a dict; give robosuite's settings"),
+        (5, "controller_configs: 5 is of type int, not a dict; give"),
+        ([None], "controller_configs: None is of type NoneType, not a dict; give"),
+        ({"body_parts": ["right"]}, "controller_configs.body_parts: .* is of type list, not a dict; .*'right'"),
+        ({"body_parts": {"arms": "right"}}, "controller_configs.body_parts.arms: 'right' is of type str, not a dict"),
+        ({"body_parts": {"right": "OSC_POSE"}}, "controller_configs.body_parts.right: 'OSC_POSE' is of type str"),
+        ({"body_parts": {"left": ARM}}, "controller_configs.body_parts.* has no 'right'; the Panda's arm goes"),
+        ([], "controller_configs: 1 equal configs expected"),
+    ],
+    ids=str,
+)
+def test_what_is_no_config_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        convention(config)
