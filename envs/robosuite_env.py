@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -14,6 +14,9 @@ from scipy.spatial.transform import Rotation
 from envs import actions, controllers, simulator, state
 from envs.rendering import FrameRenderer
 from envs.tasks import find_task
+
+if TYPE_CHECKING:
+    from envs.experts.common import PhasedExpert
 
 # metres; everything observed is a position, a unit quaternion or a flag
 OBSERVATION_BOUND = 100.0
@@ -197,7 +200,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         state.set_goals(self.sim_env, command)
         return self._absolute(command)
 
-    def make_expert(self, seed: int) -> Any:
+    def make_expert(self, seed: int) -> PhasedExpert:
         """A scripted expert whose habits are drawn from the seed; ValueError for a task that has none."""
         from envs.experts import make_expert
 
@@ -238,11 +241,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return {key: np.array(observations[name], dtype=np.float64) for key, name in names.items()}
 
     def _info(self, success: bool) -> dict[str, Any]:
-        model, data = self.sim_env.sim.model, self.sim_env.sim.data
-        positions = {}
-        for label, kind, name in self.task.positions:
-            if kind == "site":
-                positions[label] = np.array(data.site_xpos[model.site_name2id(name)])
-            else:
-                positions[label] = np.array(data.body_xpos[model.body_name2id(name)])
+        data = self.sim_env.sim.data
+        read = {"site": data.get_site_xpos, "body": data.get_body_xpos}
+        positions = {label: np.array(read[kind](name)) for label, kind, name in self.task.positions}
         return {"is_success": success, "positions": positions}
