@@ -8,7 +8,8 @@ import numpy as np
 
 from envs.experts.common import PhasedExpert
 from envs.experts.paths import beside, beyond, pulled_in
-from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose, pointing_down
+from envs.experts.phases import CLOSE, OPEN, Habits, Phase
+from envs.experts.poses import Array, Pose, pointing_down
 
 CAN, BASE = "Can_main", "robot0_base"
 HOME_YAW = np.pi / 2

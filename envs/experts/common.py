@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.experts.phases import Arm, Array, Habits, Phase, Pose, Track
+from envs.experts.phases import Arm, Habits, Phase, Track
+from envs.experts.poses import Array, Pose, carried
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
@@ -71,6 +72,10 @@ class PhasedExpert(ABC):
         # every arm judges the state that this step began with
         return np.concatenate([track.act() for track in self._tracks])
 
+    def begun(self, arm: int, phase: str) -> bool:
+        """Whether an arm is in the first of its phases of that name, or past it."""
+        return self._tracks[arm].begun(phase)
+
     def steps_in_phase(self, arm: int = 0) -> int:
         """Steps that the present phase of an arm has taken: 0 while its first action is decided."""
         return self._tracks[arm].steps
@@ -85,29 +90,28 @@ class PhasedExpert(ABC):
 
     def body_position(self, name: str) -> Array:
         """Position (3,) of a body of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.body_xpos[sim.model.body_name2id(name)])
+        return np.array(self._data.get_body_xpos(name))
 
     def body_rotation(self, name: str) -> Array:
         """Rotation matrix (3, 3) of a body of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.body_xmat[sim.model.body_name2id(name)]).reshape(3, 3)
+        return np.array(self._data.get_body_xmat(name))
 
     def site_position(self, name: str) -> Array:
         """Position (3,) of a site of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.site_xpos[sim.model.site_name2id(name)])
+        return np.array(self._data.get_site_xpos(name))
 
     def geom_position(self, name: str) -> Array:
         """Position (3,) of a geom of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.geom_xpos[sim.model.geom_name2id(name)])
+        return np.array(self._data.get_geom_xpos(name))
 
     def carrying(self, body: str, goal: Pose, arm: int = 0) -> Pose:
         """The hand's pose that brings a held body to `goal`, whatever way it has slipped in the grip."""
-        held, hand = self.pose(body), self.hand(arm)
-        turn = goal.rotation @ held.rotation.T
-        return Pose(goal.position + turn @ (hand.position - held.position), turn @ hand.rotation)
+        return carried(self.hand(arm), self.pose(body), goal)
+
+    @property
+    def _data(self) -> Any:
+        """The state of the simulator; what it gives are views that the next step changes."""
+        return self.env.sim_env.sim.data
 
     def tilt(self, degrees: float) -> Array:
         """A small rotation (3, 3) about a drawn horizontal axis, of `degrees` standard deviation on each."""
