@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from envs.experts.phases import Arm, Habits, Phase, Track
 from envs.experts.poses import Array, Pose, carried
+from envs.random import EXPERT, named_generator
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
@@ -23,7 +24,7 @@ HOLD_STEPS = 10
 class PhasedExpert(ABC):
     """Plays phases one after another; `act` gives the environment's delta action for the present state.
 
-    All draws come from one generator seeded by `seed`. Subclasses give the phases of every arm, and write into
+    All draws come from one generator that `seed` names. Subclasses give the phases of every arm, and write into
     `strategy` which of several ways they have chosen, by the name of the choice. ValueError if the environment takes
     absolute actions.
     """
@@ -35,7 +36,7 @@ class PhasedExpert(ABC):
                 "absolute ones; make it with representation='delta' and take info['actions_abs']"
             )
         self.env = env
-        self.rng = np.random.default_rng(seed)
+        self.rng = named_generator(seed, EXPERT)
         self.habits = self.draw_habits()
         self.strategy: dict[str, str] = {}
         self.arms = [Arm(env, index) for index in range(env.task.n_arms)]
