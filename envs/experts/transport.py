@@ -36,8 +36,8 @@ class TransportExpert(PhasedExpert):
     """Plays both arms at once; they wait for each other only at the hand-over.
 
     Ways chosen: which arm begins, near or far path of lid and trash, approach of lid and hammer straight or
-    corrected, and which faces of the trash are grasped; speed, heights, grips, pauses and the hand-over's
-    place vary too.
+    corrected, and which faces of the trash are grasped; speed, heights, grips, pauses before the grasps
+    and the hand-over's place vary too.
     """
 
     def draw_habits(self) -> Habits:
@@ -71,11 +71,12 @@ class TransportExpert(PhasedExpert):
             return lambda: Pose(position, rotation)
 
         on_handle = partial(at_handle, 0.0)
-        closing, opening = int(rng.integers(10, 13)), int(rng.integers(6, 9))
+        pause, closing, opening = int(rng.integers(0, 4)), int(rng.integers(10, 13)), int(rng.integers(6, 9))
         return [
             *self._corrected("lid approach", partial(at_handle, above)),
             Phase("above lid", partial(at_handle, above), OPEN, 1, 60, tolerance=(0.02, 0.15)),
             Phase("down to lid", on_handle, OPEN, 1, 50, tolerance=(0.005, 0.08), noise=0.4),
+            Phase("wait at lid", on_handle, OPEN, pause, pause, noise=0.3),
             Phase("close on lid", cache(on_handle), CLOSE, closing, closing, noise=0.3),
             Phase("raise lid", self._rising(GIVER, raised), CLOSE, 1, 30, tolerance=(0.03, 0.2)),
             Phase("carry lid", at(via), CLOSE, 1, 60, tolerance=(0.05, 0.3)),
@@ -89,7 +90,7 @@ class TransportExpert(PhasedExpert):
     def _fetch_hammer(self) -> list[Phase]:
         rng = self.rng
         above, along, depth = rng.uniform(0.13, 0.17), rng.uniform(-0.003, 0.003), rng.uniform(0.0, 0.004)
-        closing = int(rng.integers(12, 15))
+        pause, closing = int(rng.integers(0, 4)), int(rng.integers(12, 15))
         # the arm sags towards its base in the lift, which is away from the head where that points to the taker
         aside = rng.uniform(0.005, 0.009) if self._head_first else rng.uniform(0.017, 0.022)
 
@@ -117,6 +118,7 @@ class TransportExpert(PhasedExpert):
             # an arm that has just swung far still shifts its elbow: it must be still before it goes down
             Phase("above hammer", partial(at_hammer, above), OPEN, 1, 70, (0.012, 0.06), noise=0.4, settle=5),
             Phase("down to hammer", on_hammer, OPEN, 1, 80, (0.006, 0.06), noise=0.3, settle=4, speed=0.5, apart=True),
+            Phase("wait at hammer", on_hammer, OPEN, pause, pause, noise=0.2),
             Phase("close on hammer", cache(on_hammer), CLOSE, closing, closing, noise=0.2),
             # the hammer's ends are near the bin's walls, where its head would be held back: first away from that
             # wall, then up, and only then sideways
@@ -149,7 +151,7 @@ class TransportExpert(PhasedExpert):
         above, depth = rng.uniform(0.14, 0.19), rng.uniform(-0.004, 0.004)
         raised, drop = rng.uniform(0.16, 0.20), rng.uniform(0.11, 0.14)
         via = self._via("trash path", rng.uniform(1.06, 1.11), 1)
-        closing, opening = int(rng.integers(10, 14)), int(rng.integers(5, 8))
+        pause, closing, opening = int(rng.integers(0, 4)), int(rng.integers(10, 14)), int(rng.integers(5, 8))
         off = np.append(rng.normal(0.0, 0.015, 2), drop)
 
         def at_trash(height: float) -> Pose:
@@ -163,6 +165,7 @@ class TransportExpert(PhasedExpert):
             *self._turn_to_begin(),
             Phase("above trash", partial(at_trash, above), OPEN, 1, 70, (0.012, 0.08), noise=0.5, settle=3),
             Phase("down to trash", on_trash, OPEN, 1, 60, (0.006, 0.1), noise=0.4, settle=2, speed=0.7, apart=True),
+            Phase("wait at trash", on_trash, OPEN, pause, pause, noise=0.3),
             Phase("close on trash", cache(on_trash), CLOSE, closing, closing, noise=0.3),
             Phase("lift trash", lifted, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
             Phase("carry trash", lambda: Pose(via, rotation), CLOSE, 1, 60, tolerance=(0.05, 0.4)),
