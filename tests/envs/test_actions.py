@@ -34,9 +34,11 @@ def test_absolute_replay_of_a_demonstration(make, frame):
     np.testing.assert_allclose(trajectory(env, rounded, seed=1)[1], demo["states"], atol=1e-5)
 
 
-def test_absolute_replay_with_two_arms(make):
-    delta = make("Transport", terminate_on_success=False)
-    absolute = make("Transport", terminate_on_success=False, representation="absolute", rotation="rotation_6d")
+@pytest.mark.parametrize("frame", ["world", "base"])
+def test_absolute_replay_with_two_arms(make, frame):
+    common = {"terminate_on_success": False, "frame": frame}
+    delta = make("Transport", **common)
+    absolute = make("Transport", **common, representation="absolute", rotation="rotation_6d")
     delta.reset(seed=0)
     taken, states = [], [delta.unwrapped.get_state()["states"]]
     for action in 0.5 * random_actions(delta, 10):
