@@ -21,7 +21,7 @@ class LiftExpert(PhasedExpert):
         """Hover, down, wait, close, lift."""
         rng = self.rng
         rotation = self.tilt(2.3) @ pointing_down(self._grasp_yaw())
-        hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.05, 0.11)])
+        hover = self.hover(0.05, 0.11)
         grasp = np.array([0.0, 0.0, rng.uniform(-0.005, 0.008)])
         raised = np.array([0.0, 0.0, rng.uniform(0.10, 0.18)])
         pause, closing = int(rng.integers(0, 3)), int(rng.integers(7, 11))

@@ -64,7 +64,7 @@ class SquareExpert(PhasedExpert):
 
     def _fetch(self, turn: Turn) -> list[Phase]:
         rng = self.rng
-        hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.06, 0.11)])
+        hover = self.hover(0.06, 0.11)
         # outside of the handle's middle, else the fingers meet the edge of the nut's body
         outward, above = rng.uniform(0.006, 0.014), rng.uniform(0.002, 0.007)
         pause, closing = int(rng.integers(0, 3)), int(rng.integers(9, 12))
