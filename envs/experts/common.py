@@ -109,11 +109,6 @@ class PhasedExpert(ABC):
         """The hand's pose that brings a held body to `goal`, whatever way it has slipped in the grip."""
         return carried(self.hand(arm), self.pose(body), goal)
 
-    @property
-    def _data(self) -> Any:
-        """The state of the simulator; what it gives are views that the next step changes."""
-        return self.env.sim_env.sim.data
-
     def hover(self, low: float, high: float) -> Array:
         """Vector (3,) from an object to where the hand stops above it: a drawn height, about a centimetre aside."""
         return np.array([*self.rng.normal(0.0, 0.012, 2), self.rng.uniform(low, high)])
@@ -121,3 +116,8 @@ class PhasedExpert(ABC):
     def tilt(self, degrees: float) -> Array:
         """A small rotation (3, 3) about a drawn horizontal axis, of `degrees` standard deviation on each."""
         return Rotation.from_rotvec(np.append(self.rng.normal(0.0, np.deg2rad(degrees), 2), 0.0)).as_matrix()
+
+    @property
+    def _data(self) -> Any:
+        """The state of the simulator; what it gives are views that the next step changes."""
+        return self.env.sim_env.sim.data
