@@ -55,14 +55,29 @@ SUPPORTED = {
 }
 
 
-def _arm_settings(config: dict[str, Any]) -> dict[str, Any]:
+def _mapping(name: str, value: Any, remedy: str) -> dict[str, Any]:
+    """The value, if it is a dict of settings; ValueError names what it is else."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: {value!r} is of type {type(value).__name__}, not a dict; {remedy}")
+    return value
+
+
+def _composite_arm(body_parts: Any) -> dict[str, Any]:
+    """Settings of the arm that `body_parts` of a composite config give."""
+    name, remedy = "controller_configs.body_parts", "the Panda's arm is its entry 'right'"
+    parts = _mapping(name, body_parts, remedy)
+    parts = parts if parts.get("right") else _mapping(f"{name}.arms", parts.get("arms", {}), remedy)
+    if not parts.get("right"):
+        raise ValueError(f"{name} has no 'right'; the Panda's arm goes by that name")
+    return _mapping(f"{name}.right", parts["right"], "it holds the settings of the arm's controller")
+
+
+def _arm_settings(config: Any) -> dict[str, Any]:
     """Settings of the arm in a config of robosuite <= 1.4 (flat) or 1.5 (composite), completed."""
+    remedy = "give robosuite's settings, one dict for each robot, or None for its defaults"
+    config = _mapping("controller_configs", config, remedy)
     if "body_parts" in config:
-        parts = config["body_parts"]
-        arm = parts.get("right") or parts.get("arms", {}).get("right")
-        if arm is None:
-            raise ValueError("controller_configs: body_parts has no 'right'; the Panda's arm goes by that name")
-        return ARM_DEFAULTS | arm
+        return ARM_DEFAULTS | _composite_arm(config["body_parts"])
     # robosuite <= 1.4 knew only the world frame, and chose absolute actions by control_delta=False
     era = {
         "input_ref_frame": "world",
@@ -83,7 +98,7 @@ def normalise(
     """
     if controller_configs is None:
         arm = ARM_DEFAULTS | {"input_ref_frame": "world"}
-    elif isinstance(controller_configs, dict):
+    elif not isinstance(controller_configs, list | tuple):
         arm = _arm_settings(controller_configs)
     else:
         arms = [_arm_settings(config) for config in controller_configs]

@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from envs import PUSHT
+
 REMEDY = "pip install 'lfm_policy[pusht]'"
 # pixels; the table is square
 SIDE = 512.0
@@ -48,7 +50,7 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def env_args(self) -> dict[str, Any]:
         """robomimic's description of this environment, JSON-able: what a dataset stores."""
         return {
-            "env_name": "lfm/PushT-v0",
+            "env_name": PUSHT,
             "type": 2,
             "env_version": metadata.version("gym-pusht"),
             "env_kwargs": {},
@@ -71,7 +73,7 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
             # a new simulation takes a step: from where nothing touches, or the solver would remember a contact
             self._sim.reset(options={"reset_to_state": APART})
             self.set_states(state["states"])
-        return self.observe(), self._info()
+        return self.observe(), self._info(self.is_success())
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move the finger towards (x, y) for a tenth of a second; beyond the table means its edge."""
@@ -81,7 +83,7 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
         if goal.shape != (2,) or not np.isfinite(goal).all():
             raise ValueError(f"action: {goal.tolist()}; two finite numbers expected")
         _, reward, terminated, _, _ = self._sim.step(np.clip(goal, 0.0, SIDE))
-        return self.observe(), float(reward), bool(terminated), False, self._info()
+        return self.observe(), float(reward), bool(terminated), False, self._info(bool(terminated))
 
     def render(self) -> NDArray[np.uint8] | None:
         """A frame (render_size, render_size, 3)."""
@@ -126,11 +128,11 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
         for body in (agent, block):
             self._sim.space.reindex_shapes_for_body(body)
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, success: bool) -> dict[str, Any]:
         state = self._sim.get_obs()
         # upwards, as pictures of paths are read
         positions = {"agent": state[:2] * [1, -1] + [0, SIDE], "block": state[2:4] * [1, -1] + [0, SIDE]}
-        return {"is_success": self.is_success(), "positions": positions}
+        return {"is_success": success, "positions": positions}
 
 
 def _simulator(render_size: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -14,6 +14,9 @@ from scipy.spatial.transform import Rotation
 from envs import actions, controllers, simulator, state
 from envs.rendering import FrameRenderer
 from envs.tasks import find_task
+
+if TYPE_CHECKING:
+    from envs.experts.common import PhasedExpert
 
 # metres; everything observed is a position, a unit quaternion or a flag
 OBSERVATION_BOUND = 100.0
@@ -123,12 +126,11 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         unknown = [key for key in options if key != "state"]
         if unknown:
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
+        self._ready = False
         if options.get("state") is not None:
             state.restore_state(self.sim_env, options["state"])
         else:
-            # samplers hold on to the generator they were built with: it is set, not replaced
-            fresh = np.random.default_rng(int(self.np_random.integers(2**63)))
-            self.sim_env.rng.bit_generator.state = fresh.bit_generator.state
+            state.seed_generator(self.sim_env, int(self.np_random.integers(2**63)))
             self.sim_env.reset()
         state.settle(self.sim_env)
         self._ready = True
@@ -198,7 +200,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         state.set_goals(self.sim_env, command)
         return self._absolute(command)
 
-    def make_expert(self, seed: int) -> Any:
+    def make_expert(self, seed: int) -> PhasedExpert:
         """A scripted expert whose habits are drawn from the seed; ValueError for a task that has none."""
         from envs.experts import make_expert
 
@@ -239,11 +241,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return {key: np.array(observations[name], dtype=np.float64) for key, name in names.items()}
 
     def _info(self, success: bool) -> dict[str, Any]:
-        model, data = self.sim_env.sim.model, self.sim_env.sim.data
-        positions = {}
-        for label, kind, name in self.task.positions:
-            if kind == "site":
-                positions[label] = np.array(data.site_xpos[model.site_name2id(name)])
-            else:
-                positions[label] = np.array(data.body_xpos[model.body_name2id(name)])
+        data = self.sim_env.sim.data
+        read = {"site": data.get_site_xpos, "body": data.get_body_xpos}
+        positions = {label: np.array(read[kind](name)) for label, kind, name in self.task.positions}
         return {"is_success": success, "positions": positions}

@@ -25,7 +25,7 @@ class ModelRecorder:
     """
 
     def __init__(self, env: Any) -> None:
-        self.xml = ""
+        self._record(env.edit_model_xml(env.model.get_xml()))
         env.set_xml_processor(self._record)
 
     def _record(self, xml: str) -> str:
@@ -59,29 +59,55 @@ def write_states(env: Any, states: Array) -> None:
     env.sim.forward()
 
 
+def seed_generator(env: Any, seed: int) -> None:
+    """Let the environment's draws begin anew; its samplers hold on to the generator: it is set, not replaced."""
+    env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
+
 def restore_state(env: Any, state: Mapping[str, Any]) -> None:
     """Bring the environment to a stored state.
 
     state: "states" (1 + nq + nv,), optionally "model_file" (XML; the current model otherwise),
     "initial_joint" (7 per arm; the joint positions of the state otherwise) and "gripper_action" (2 per arm;
-    zero otherwise, as at the start of an episode). ValueError on unknown or missing keys.
+    zero otherwise, as at the start of an episode). ValueError on unknown or missing keys and on values that do
+    not fit; the environment then has the model that it was built with.
     """
     unknown = [key for key in state if key not in STATE_KEYS]
     if unknown or "states" not in state:
         problem = f"unknown key {unknown[0]!r}" if unknown else "'states' is missing"
         raise ValueError(f"reset option 'state': {problem}; keys: {', '.join(STATE_KEYS)}")
-    if state.get("model_file") is not None:
-        model_file = state["model_file"]
-        xml = model_file.decode() if isinstance(model_file, bytes) else str(model_file)
-        env.reset_from_xml_string(env.edit_model_xml(xml))
-    else:
-        env.deterministic_reset = True
-        try:
+    try:
+        _restore_model(env, state.get("model_file"))
+        write_states(env, state["states"])
+        _restore_hidden(env, state)
+    except Exception:
+        # without a model, or with one that has not been reset to its end, nothing could follow
+        seed_generator(env, env.seed)
+        env.reset()
+        raise
+
+
+def _restore_model(env: Any, model_file: str | bytes | None) -> None:
+    try:
+        if model_file is None:
+            env.deterministic_reset = True
             env.reset()
-        finally:
-            env.deterministic_reset = False
-    write_states(env, state["states"])
-    _restore_hidden(env, state)
+        else:
+            _load_model(env, model_file)
+    finally:
+        # robosuite leaves it where loading fails, and would then reset a simulation that it has let go
+        env.deterministic_reset = False
+
+
+def _load_model(env: Any, model_file: str | bytes) -> None:
+    xml = model_file.decode() if isinstance(model_file, bytes) else str(model_file)
+    try:
+        env.reset_from_xml_string(env.edit_model_xml(xml))
+    # ParseError, AttributeError, KeyError, ValueError, FatalError: it depends on where what is wrong is met
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        remedy = "leave it out to take the environment's own model"
+        raise ValueError(f"state['model_file'] does not load: {told}; {remedy}") from error
 
 
 def _restore_hidden(env: Any, state: Mapping[str, Any]) -> None:

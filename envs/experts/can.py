@@ -8,7 +8,8 @@ import numpy as np
 
 from envs.experts.common import PhasedExpert
 from envs.experts.paths import beside, beyond, pulled_in
-from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose, pointing_down
+from envs.experts.phases import CLOSE, OPEN, Habits, Phase
+from envs.experts.poses import Array, Pose, pointing_down
 
 CAN, BASE = "Can_main", "robot0_base"
 HOME_YAW = np.pi / 2
@@ -43,7 +44,7 @@ class CanExpert(PhasedExpert):
 
     def _fetch(self, rotation: Array) -> list[Phase]:
         rng = self.rng
-        hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.08, 0.13)])
+        hover = self.hover(0.08, 0.13)
         grasp = np.array([0.0, 0.0, rng.uniform(0.0, 0.025)])
         pause, closing = int(rng.integers(0, 3)), int(rng.integers(6, 10))
         overshot = self.choose("approach", "direct", "overshot") == "overshot"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.experts.phases import Arm, Array, Habits, Phase, Pose, Track
+from envs.experts.phases import Arm, Habits, Phase, Track
+from envs.experts.poses import Array, Pose, carried
+from envs.random import EXPERT, named_generator
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
@@ -22,7 +24,7 @@ HOLD_STEPS = 10
 class PhasedExpert(ABC):
     """Plays phases one after another; `act` gives the environment's delta action for the present state.
 
-    All draws come from one generator seeded by `seed`. Subclasses give the phases of every arm, and write into
+    All draws come from one generator that `seed` names. Subclasses give the phases of every arm, and write into
     `strategy` which of several ways they have chosen, by the name of the choice. ValueError if the environment takes
     absolute actions.
     """
@@ -34,7 +36,7 @@ class PhasedExpert(ABC):
                 "absolute ones; make it with representation='delta' and take info['actions_abs']"
             )
         self.env = env
-        self.rng = np.random.default_rng(seed)
+        self.rng = named_generator(seed, EXPERT)
         self.habits = self.draw_habits()
         self.strategy: dict[str, str] = {}
         self.arms = [Arm(env, index) for index in range(env.task.n_arms)]
@@ -71,6 +73,10 @@ class PhasedExpert(ABC):
         # every arm judges the state that this step began with
         return np.concatenate([track.act() for track in self._tracks])
 
+    def begun(self, arm: int, phase: str) -> bool:
+        """Whether an arm is in the first of its phases of that name, or past it."""
+        return self._tracks[arm].begun(phase)
+
     def steps_in_phase(self, arm: int = 0) -> int:
         """Steps that the present phase of an arm has taken: 0 while its first action is decided."""
         return self._tracks[arm].steps
@@ -85,30 +91,33 @@ class PhasedExpert(ABC):
 
     def body_position(self, name: str) -> Array:
         """Position (3,) of a body of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.body_xpos[sim.model.body_name2id(name)])
+        return np.array(self._data.get_body_xpos(name))
 
     def body_rotation(self, name: str) -> Array:
         """Rotation matrix (3, 3) of a body of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.body_xmat[sim.model.body_name2id(name)]).reshape(3, 3)
+        return np.array(self._data.get_body_xmat(name))
 
     def site_position(self, name: str) -> Array:
         """Position (3,) of a site of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.site_xpos[sim.model.site_name2id(name)])
+        return np.array(self._data.get_site_xpos(name))
 
     def geom_position(self, name: str) -> Array:
         """Position (3,) of a geom of the model, world frame."""
-        sim = self.env.sim_env.sim
-        return np.array(sim.data.geom_xpos[sim.model.geom_name2id(name)])
+        return np.array(self._data.get_geom_xpos(name))
 
     def carrying(self, body: str, goal: Pose, arm: int = 0) -> Pose:
         """The hand's pose that brings a held body to `goal`, whatever way it has slipped in the grip."""
-        held, hand = self.pose(body), self.hand(arm)
-        turn = goal.rotation @ held.rotation.T
-        return Pose(goal.position + turn @ (hand.position - held.position), turn @ hand.rotation)
+        return carried(self.hand(arm), self.pose(body), goal)
+
+    def hover(self, low: float, high: float) -> Array:
+        """Vector (3,) from an object to where the hand stops above it: a drawn height, about a centimetre aside."""
+        return np.array([*self.rng.normal(0.0, 0.012, 2), self.rng.uniform(low, high)])
 
     def tilt(self, degrees: float) -> Array:
         """A small rotation (3, 3) about a drawn horizontal axis, of `degrees` standard deviation on each."""
         return Rotation.from_rotvec(np.append(self.rng.normal(0.0, np.deg2rad(degrees), 2), 0.0)).as_matrix()
+
+    @property
+    def _data(self) -> Any:
+        """The state of the simulator; what it gives are views that the next step changes."""
+        return self.env.sim_env.sim.data

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.experts.common import PhasedExpert
-from envs.experts.phases import CLOSE, OPEN, Array, Phase, Pose, pointing_down
+from envs.experts.phases import CLOSE, OPEN, Phase
+from envs.experts.poses import Array, Pose, face_yaws, pointing_down, yaw_of
 
 CUBE = "cube_main"
 SECOND_GRASP_PROBABILITY = 0.1
@@ -20,7 +21,7 @@ class LiftExpert(PhasedExpert):
         """Hover, down, wait, close, lift."""
         rng = self.rng
         rotation = self.tilt(2.3) @ pointing_down(self._grasp_yaw())
-        hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.05, 0.11)])
+        hover = self.hover(0.05, 0.11)
         grasp = np.array([0.0, 0.0, rng.uniform(-0.005, 0.008)])
         raised = np.array([0.0, 0.0, rng.uniform(0.10, 0.18)])
         pause, closing = int(rng.integers(0, 3)), int(rng.integers(7, 11))
@@ -44,12 +45,7 @@ class LiftExpert(PhasedExpert):
 
     def _grasp_yaw(self) -> float:
         """Yaw that puts the fingers on faces of the cube: the nearest to the hand's, at times the next."""
-        cube, hand = self.body_rotation(CUBE), self.hand().rotation
-        cube_yaw = np.arctan2(cube[1, 0], cube[0, 0])
-        hand_yaw = np.arctan2(hand[1, 0], hand[0, 0])
-        turns = cube_yaw + np.arange(4) * np.pi / 2 - hand_yaw
-        turns = np.mod(turns + np.pi, 2 * np.pi) - np.pi
-        ranked = turns[np.argsort(np.abs(turns))]
+        yaws = face_yaws(self.body_rotation(CUBE), yaw_of(self.hand().rotation))
         second = self.rng.random() < SECOND_GRASP_PROBABILITY
         self.strategy["grasp"] = "farther faces" if second else "nearer faces"
-        return float(hand_yaw + ranked[int(second)])
+        return yaws[int(second)]

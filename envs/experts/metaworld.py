@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.random import EXPERT, named_generator
+
 # steps that the expert goes on after success, so that a policy learns to hold what it has reached
-HOLD = 5
+HOLD_STEPS = 5
 # standard deviation of the noise on actions of [-1, 1]: the policies alone take one path for each goal
 NOISE = 0.15
 
@@ -19,13 +21,13 @@ class MetaWorldExpert:
 
     def __init__(self, env: Any, policy: Any, seed: int) -> None:
         self._env, self._policy = env, policy
-        self._noise = np.random.default_rng(seed)
+        self._noise = named_generator(seed, EXPERT)
         self._held = 0
 
     @property
     def done(self) -> bool:
         """Whether success has been held for long enough."""
-        return self._held >= HOLD
+        return self._held >= HOLD_STEPS
 
     def act(self) -> NDArray[np.float32]:
         """The next action (4,) in [-1, 1]."""

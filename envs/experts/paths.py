@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.experts.phases import Array
-
-UP = np.array([0.0, 0.0, 1.0])
+from envs.experts.poses import UP, Array
 
 
 def beside(start: Array, end: Array, metres: float) -> Array:

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from envs.experts.poses import Array, Pose
 from envs.state import controllers
 
 if TYPE_CHECKING:
     from envs.robosuite_env import RobosuiteEnv
 
-Array = NDArray[np.float64]
-
 OPEN, CLOSE = -1.0, 1.0
 NOISE_MEMORY = 0.7
 # noise on rotation is smaller: the same number turns the hand far more than it moves it
 NOISE_SCALE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
-
-
-class Pose(NamedTuple):
-    """Position (3,) in metres and rotation matrix (3, 3), world frame."""
-
-    position: Array
-    rotation: Array
-
-    def distance(self, other: Pose) -> tuple[float, float]:
-        """Metres and radians to another pose."""
-        angle = Rotation.from_matrix(other.rotation @ self.rotation.T).magnitude()
-        return float(np.linalg.norm(other.position - self.position)), float(angle)
+# times that a phase which took too long is tried again from an earlier one
+RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -65,13 +53,13 @@ class Habits:
 class Phase:
     """A stretch of the task: where one hand goes, and when the next one begins.
 
-    target: called at every step, so that it may follow an object. The phase ends after min_steps, once the
-    hand has been within tolerance (metres, radians) for `settle` steps if one is given and `until` is true if
-    one is given, and after max_steps at the latest; the last phase goes on for ever. noise: factor on the expert's
-    noise, below 1 where precision counts. speed, turn: bounds on the position and rotation part of an action,
-    where the habits' are too large. gain: of the proportional law, instead of the habits' two. apart: bound height and
-    the horizontal part apart, so that a long way down does not starve the correction sideways. retry: phase to
-    go back to where max_steps have passed, `retries` times at most.
+    target: called at every step, so that it may follow an object; within `functools.cache` it stays where it was
+    when the phase began. The phase ends after min_steps, once the hand has been within tolerance (metres, radians)
+    for `settle` steps if one is given and `until` is true if one is given, and after max_steps at the latest; the
+    last phase goes on for ever. noise: factor on the expert's noise, below 1 where precision counts. speed: bound on
+    the position part of an action, where the habits' is too large. gain: of the proportional law, instead of the
+    habits' two. apart: bound height and the horizontal part apart, so that a long way down does not starve the
+    correction sideways. retry: phase to go back to where max_steps have passed, `RETRIES` times at most.
     """
 
     name: str
@@ -84,11 +72,9 @@ class Phase:
     settle: int = 1
     until: Callable[[], bool] | None = None
     speed: float = np.inf
-    turn: float = np.inf
     gain: float | None = None
     apart: bool = False
     retry: str = ""
-    retries: int = 2
 
 
 class Arm:
@@ -109,7 +95,7 @@ class Arm:
         data = sim_env.sim.data
         return Pose(np.array(data.site_xpos[site]), np.array(data.site_xmat[site]).reshape(3, 3))
 
-    def in_its_frame(self, vector: Array) -> Array:
+    def in_controller_frame(self, vector: Array) -> Array:
         """A world vector (3,) in the frame of the controller's actions."""
         if self.env.frame == "world":
             return vector
@@ -133,6 +119,10 @@ class Track:
         """The phase that gave the last action."""
         return self._phases[self._index]
 
+    def begun(self, name: str) -> bool:
+        """Whether the first phase of that name has begun, or is over."""
+        return name in (phase.name for phase in self._phases[: self._index + 1])
+
     def act(self) -> Array:
         """The next action of this arm, (7,) float64 in [-1, 1]."""
         phase, target = self._current()
@@ -141,25 +131,25 @@ class Track:
         move = gain * (target.position - hand.position) / arm.metres
         move = _limit_apart(move, min(self.habits.speed, phase.speed), phase.apart)
         error = Rotation.from_matrix(target.rotation @ hand.rotation.T).as_rotvec()
-        turn = limit(turn_gain * error / arm.radians, min(self.habits.turn, phase.turn))
+        turn = limit(turn_gain * error / arm.radians, self.habits.turn)
         kick = np.sqrt(1 - NOISE_MEMORY**2) * self.habits.noise * self.rng.standard_normal(6)
         self._noise = NOISE_MEMORY * self._noise + kick
-        pose = np.concatenate([arm.in_its_frame(move), arm.in_its_frame(turn)])
+        pose = np.concatenate([arm.in_controller_frame(move), arm.in_controller_frame(turn)])
         self.steps += 1
         return np.append(np.clip(pose + phase.noise * NOISE_SCALE * self._noise, -1.0, 1.0), phase.grip)
 
     def _current(self) -> tuple[Phase, Pose]:
         """The phase to act in and its target, after moving on if the last one has ended."""
         target = self.phase.target()
-        self._settled = self._settled + 1 if self._near(target) else 0
+        self._settled = self._settled + 1 if self._is_near(target) else 0
         while self._index + 1 < len(self._phases) and self._ended():
             self._index = self._next()
             self.steps = 0
             target = self.phase.target()
-            self._settled = int(self._near(target))
+            self._settled = int(self._is_near(target))
         return self.phase, target
 
-    def _near(self, target: Pose) -> bool:
+    def _is_near(self, target: Pose) -> bool:
         if self.phase.tolerance is None:
             return True
         metres, radians = self.arm.hand().distance(target)
@@ -178,16 +168,10 @@ class Track:
         """The phase after this one: the next, or the one to try again from where this one took too long."""
         phase = self.phase
         tried = self._retries.get(phase.name, 0)
-        if not phase.retry or tried >= phase.retries or self._arrived():
+        if not phase.retry or tried >= RETRIES or self._arrived():
             return self._index + 1
         self._retries[phase.name] = tried + 1
         return next(i for i, other in enumerate(self._phases) if other.name == phase.retry)
-
-
-def pointing_down(yaw: float) -> Array:
-    """Rotation (3, 3) of a hand pointing down, its fingers closing along the world direction `yaw` (rad)."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
 
 
 def limit(vector: Array, bound: float) -> Array:

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from envs.experts.common import PhasedExpert
 from envs.experts.paths import beside, beyond
-from envs.experts.phases import CLOSE, OPEN, Array, Phase, Pose, pointing_down
+from envs.experts.phases import CLOSE, OPEN, Phase
+from envs.experts.poses import UP, Array, Pose, carried, pointing_down, wrap, yaw_of
 
 NUT, HANDLE, PEG = "SquareNut_main", "SquareNut_handle_site", "peg1"
 # the hand's yaw against its first one, in radians, that the wrist can take at the nut and at the peg
@@ -63,7 +64,7 @@ class SquareExpert(PhasedExpert):
 
     def _fetch(self, turn: Turn) -> list[Phase]:
         rng = self.rng
-        hover = np.array([rng.normal(0.0, 0.012), rng.normal(0.0, 0.012), rng.uniform(0.06, 0.11)])
+        hover = self.hover(0.06, 0.11)
         # outside of the handle's middle, else the fingers meet the edge of the nut's body
         outward, above = rng.uniform(0.006, 0.014), rng.uniform(0.002, 0.007)
         pause, closing = int(rng.integers(0, 3)), int(rng.integers(9, 12))
@@ -73,7 +74,7 @@ class SquareExpert(PhasedExpert):
 
         def at_handle(offset: Array) -> Pose:
             nut = self.body_rotation(NUT)
-            position = self.site_position(HANDLE) + outward * nut[:, 0] + [0.0, 0.0, above]
+            position = self.site_position(HANDLE) + outward * nut[:, 0] + above * UP
             return Pose(position + offset, tilt @ pointing_down(yaw_of(nut) + turn.half + HOME_YAW))
 
         def grasp() -> Pose:
@@ -100,11 +101,11 @@ class SquareExpert(PhasedExpert):
         aside = rng.uniform(*BESIDE[self.choose("path", *BESIDE)])
         start = np.append(nut, high)
         around = beside(start, above, aside)
-        opening, back = int(rng.integers(8, 11)), np.array([0.0, 0.0, rng.uniform(0.08, 0.12)])
+        opening, back = int(rng.integers(8, 11)), rng.uniform(0.08, 0.12)
         released = cache(self.hand)
 
         def led(goal: Array) -> Pose:
-            return self._lead(goal, turn)
+            return self._hand_leading_nut(goal, turn)
 
         def lowered() -> Pose:
             nut = self.body_position(NUT)
@@ -119,17 +120,17 @@ class SquareExpert(PhasedExpert):
             Phase("align", lambda: led(above), CLOSE, 3, 120, (0.0055, 0.08), noise=0.3, settle=3, speed=0.5),
             Phase("insert", lowered, CLOSE, 1, 40, (0.008, np.inf), noise=0.3, apart=True, retry="align"),
             Phase("open", released, OPEN, opening, opening, noise=0.3),
-            Phase("back", lambda: Pose(released().position + back, released().rotation), OPEN, 1, 1),
+            Phase("back", lambda: released().raised(back), OPEN, 1, 1),
         ]
 
-    def _lead(self, goal: Array, turn: Turn) -> Pose:
+    def _hand_leading_nut(self, goal: Array, turn: Turn) -> Pose:
         """The hand's pose that moves the held nut towards a place, level, and on towards its yaw on the peg."""
         nut, hand = self.pose(NUT), self.hand()
         yaw = yaw_of(nut.rotation)
         # within half a turn of the middle of the planned turn: the sign stays the planned one
         left = turn.nut / 2 + wrap(HANDLE_AT_PEG[turn.handle] - yaw - turn.nut / 2)
         level = Rotation.from_euler("z", yaw + np.clip(left, -AHEAD, AHEAD)).as_matrix()
-        return Pose(hand.position + goal - nut.position, level @ nut.rotation.T @ hand.rotation)
+        return Pose(hand.position + goal - nut.position, carried(hand, nut, Pose(goal, level)).rotation)
 
 
 def turns_in_reach(nut_yaw: float) -> list[Turn]:
@@ -150,13 +151,3 @@ def within(angle: float, bounds: tuple[float, float]) -> list[float]:
     low, high = bounds
     first = low + np.mod(angle - low, 2 * np.pi)
     return [float(first)] if first <= high else []
-
-
-def wrap(angle: float) -> float:
-    """The angle within half a turn of 0 (rad)."""
-    return float(np.mod(angle + np.pi, 2 * np.pi) - np.pi)
-
-
-def yaw_of(rotation: Array) -> float:
-    """Direction of the x axis seen from above (rad)."""
-    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))

@@ -7,9 +7,10 @@ from functools import cache, partial
 
 import numpy as np
 
-from envs.experts import paths
 from envs.experts.common import PhasedExpert
-from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose
+from envs.experts.paths import beside, beyond
+from envs.experts.phases import CLOSE, OPEN, Habits, Phase
+from envs.experts.poses import Array, Pose, hand_rotation
 
 FRAME, TOOL = "frame_root", "tool_root"
 TIP, ARM_END, RING = "frame_tip_site", "frame_hang_site", "tool_hole1_center"
@@ -39,7 +40,7 @@ THREAD = tuple(
     )
 )
 
-FINE = partial(Phase, grip=CLOSE, min_steps=1, max_steps=60, gain=3.0, noise=0.1)
+fine = partial(Phase, grip=CLOSE, min_steps=1, max_steps=60, gain=3.0, noise=0.1)
 """A phase of what has little clearance."""
 
 
@@ -67,15 +68,15 @@ class ToolHangExpert(PhasedExpert):
             return Pose(self.geom_position(FRAME_GRIP) + along * frame[:, 2], hand_rotation(frame[:, 0], approach))
 
         height = self.rng.uniform(0.18, 0.22)
-        raised = cache(lambda: moved(self.hand(), height * paths.UP))
+        raised = cache(lambda: self.hand().raised(height))
         return [
-            *self._grasp("frame", grasp, lambda pose: along_approach(pose, -back)),
+            *self._grasp("frame", grasp, lambda pose: pose.along_approach(-back)),
             Phase("lift frame", raised, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
         ]
 
     def _fetch_tool(self) -> list[Phase]:
         along = self.rng.uniform(-0.005, 0.005)
-        above = self.rng.uniform(0.12, 0.16) * paths.UP
+        above = self.rng.uniform(0.12, 0.16)
 
         def grasp() -> Pose:
             tool = self.body_rotation(TOOL)
@@ -83,9 +84,9 @@ class ToolHangExpert(PhasedExpert):
             # fingers the other way round would leave the last joint little to turn
             return Pose(self.body_position(TOOL) + along * tool[:, 0], hand_rotation(-tool[:, 1], approach))
 
-        clear = cache(lambda: at_height(self.hand(), CLEAR_HEIGHT))
+        clear = cache(lambda: self.hand().at_height(CLEAR_HEIGHT))
         return [
-            *self._grasp("tool", grasp, lambda pose: moved(pose, above)),
+            *self._grasp("tool", grasp, lambda pose: pose.raised(above)),
             # up at once: on a slant the tool would sweep the frame's arm aside
             Phase("lift tool", clear, CLOSE, 1, 60, tolerance=(0.02, 0.2), noise=0.5),
         ]
@@ -98,8 +99,7 @@ class ToolHangExpert(PhasedExpert):
 
         def around() -> Pose:
             hand, goal = self.hand(), before(grasp())
-            side = Pose(paths.beside(hand.position, goal.position, aside), goal.rotation)
-            return at_height(side, hand.position[2])
+            return Pose(beside(hand.position, goal.position, aside), goal.rotation).at_height(hand.position[2])
 
         held = cache(grasp)
         return [
@@ -117,24 +117,22 @@ class ToolHangExpert(PhasedExpert):
         too_far = self.rng.uniform(0.03, 0.045)
         turn_height, high = self.rng.uniform(0.96, 1.02), self.rng.uniform(1.005, 1.03)
         start = cache(lambda: self.geom_position(FRAME_GRIP))
-        released, raised = cache(self.hand), cache(lambda: at_height(self.hand(), CLEAR_HEIGHT))
-        back = cache(lambda: along_approach(self.hand(), -0.12))
+        released, raised = cache(self.hand), cache(lambda: self.hand().at_height(CLEAR_HEIGHT))
+        back = cache(lambda: self.hand().along_approach(-0.12))
 
         def tip(over: Array, height: float) -> Pose:
-            return self._bring(FRAME, TIP, at_height(Pose(over, UPRIGHT), height))
+            return self._carrying_site(FRAME, TIP, Pose(over, UPRIGHT).at_height(height))
 
         free = partial(Phase, grip=CLOSE, min_steps=1, max_steps=80)
         turn = free("turn frame", lambda: tip(start(), turn_height), tolerance=(0.03, 0.2), noise=0.5)
-        past = free(
-            "past tube", lambda: tip(paths.beyond(start(), tube, too_far), high), tolerance=(0.012, 0.2), noise=0.5
-        )
+        past = free("past tube", lambda: tip(beyond(start(), tube, too_far), high), tolerance=(0.012, 0.2), noise=0.5)
         return [
             *([turn] if turn_first else []),
             *([past] if overshoot else []),
             free("above tube", lambda: tip(tube, high), tolerance=(0.01, 0.05), noise=0.3),
-            FINE("aim at tube", lambda: tip(tube, 0.975), tolerance=(0.0015, 0.02), settle=3, speed=0.5),
-            FINE("enter tube", lambda: tip(tube, 0.93), tolerance=(0.003, 0.05), speed=0.3, retry="above tube"),
-            FINE("seat frame", lambda: tip(tube, 0.807), tolerance=(0.006, 0.05), speed=0.6, retry="above tube"),
+            fine("aim at tube", lambda: tip(tube, 0.975), tolerance=(0.0015, 0.02), settle=3, speed=0.5),
+            fine("enter tube", lambda: tip(tube, 0.93), tolerance=(0.003, 0.05), speed=0.3, retry="above tube"),
+            fine("seat frame", lambda: tip(tube, 0.807), tolerance=(0.006, 0.05), speed=0.6, retry="above tube"),
             Phase("let go of frame", released, OPEN, 8, 8, noise=0.1),
             Phase("back", back, OPEN, 1, 20, tolerance=(0.03, 0.3), noise=0.3),
             Phase("up", raised, OPEN, 1, 30, tolerance=(0.04, 0.3)),
@@ -146,10 +144,10 @@ class ToolHangExpert(PhasedExpert):
         nearest = {"from beyond its end": 0.04, "from over the arm": -0.04}
         outward = nearest[self.choose("way to hook", *nearest)] + self.rng.uniform(0.0, 0.02)
         far = np.array([outward, self.rng.uniform(0.13, 0.16), ABOVE_HOOK[2]])
-        released, back = cache(self.hand), cache(lambda: along_approach(self.hand(), -0.1))
+        released, back = cache(self.hand), cache(lambda: self.hand().along_approach(-0.1))
 
         def ring(place: Array) -> Pose:
-            return self._bring(TOOL, RING, ring_pose(arm(), *place))
+            return self._carrying_site(TOOL, RING, ring_pose(arm(), *place))
 
         def led(start: Array, end: Array, steps: int) -> Pose:
             # in step: turning is quicker than moving, and the ring would jam
@@ -157,7 +155,7 @@ class ToolHangExpert(PhasedExpert):
 
         places = [ABOVE_HOOK, *(place for _, place, _ in THREAD)]
         thread = [
-            FINE("thread ring", partial(led, start, end, steps), min_steps=steps, tolerance=(metres, 0.02))
+            fine("thread ring", partial(led, start, end, steps), min_steps=steps, tolerance=(metres, 0.02))
             for start, (steps, end, metres) in zip(places, THREAD, strict=False)
         ]
         return [
@@ -168,16 +166,11 @@ class ToolHangExpert(PhasedExpert):
             Phase("away", back, OPEN, 1, 1, noise=0.3),
         ]
 
-    def _bring(self, body: str, site: str, goal: Pose) -> Pose:
+    def _carrying_site(self, body: str, site: str, goal: Pose) -> Pose:
         """The hand's pose that brings a site of a held body to a position, and the body to a rotation."""
         held = self.pose(body)
         offset = held.rotation.T @ (self.site_position(site) - held.position)
         return self.carrying(body, Pose(goal.position - goal.rotation @ offset, goal.rotation))
-
-
-def hand_rotation(closing: Array, approach: Array) -> Array:
-    """Rotation (3, 3) of a hand by the world directions that its fingers close along and that it points to."""
-    return np.column_stack([closing, np.cross(approach, closing), approach])
 
 
 def ring_pose(arm: Pose, outward: float, up: float, tilt: float) -> Pose:
@@ -185,18 +178,3 @@ def ring_pose(arm: Pose, outward: float, up: float, tilt: float) -> Pose:
     out, high = -arm.rotation[:, 0], arm.rotation[:, 2]
     along, axis = np.cos(tilt) * out - np.sin(tilt) * high, np.sin(tilt) * out + np.cos(tilt) * high
     return Pose(arm.position + outward * out + up * high, np.column_stack([along, np.cross(axis, along), axis]))
-
-
-def moved(pose: Pose, by: Array) -> Pose:
-    """A pose moved by a world vector (3,)."""
-    return Pose(pose.position + by, pose.rotation)
-
-
-def along_approach(pose: Pose, metres: float) -> Pose:
-    """A hand's pose, moved along where it points."""
-    return moved(pose, metres * pose.rotation[:, 2])
-
-
-def at_height(pose: Pose, height: float) -> Pose:
-    """A pose brought straight up or down to a world height (metres)."""
-    return Pose(np.array([*pose.position[:2], height]), pose.rotation)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from envs.experts.common import PhasedExpert
-from envs.experts.phases import CLOSE, OPEN, Array, Habits, Phase, Pose, pointing_down
+from envs.experts.phases import CLOSE, OPEN, Habits, Phase
+from envs.experts.poses import UP, Array, Pose, face_yaws, hand_rotation, pointing_down, yaw_along
 
 GIVER, TAKER = 0, 1
 
@@ -29,15 +31,13 @@ TAKER_LEAN = np.deg2rad(12.0)
 # metres from the y axis: the joints of an arm bent nearer to its base are at their limits
 PATHS = {"near": 0.40, "far": 0.30}
 
-UP = np.array([0.0, 0.0, 1.0])
-
 
 class TransportExpert(PhasedExpert):
     """Plays both arms at once; they wait for each other only at the hand-over.
 
     Ways chosen: which arm begins, near or far path of lid and trash, approach of lid and hammer straight or
-    corrected, and which faces of the trash are grasped; speed, heights, grips, pauses and the hand-over's
-    place vary too.
+    corrected, and which faces of the trash are grasped; speed, heights, grips, pauses before the grasps
+    and the hand-over's place vary too.
     """
 
     def draw_habits(self) -> Habits:
@@ -46,11 +46,14 @@ class TransportExpert(PhasedExpert):
 
     def plan(self) -> Sequence[Sequence[Phase]]:
         """The giver: lid, hammer, hand-over. The taker: trash, take, lay down."""
-        self._head_first = bool(self.body_rotation(HAMMER)[1, 2] > 0)
         giver = [*self._open_bin(), *self._fetch_hammer(), *self._give()]
         taker = [*self._clear_bin(), *self._take(), *self._lay_down()]
-        self._names = [[phase.name for phase in phases] for phases in (giver, taker)]
         return giver, taker
+
+    @cached_property
+    def _head_first(self) -> bool:
+        """Whether the hammer's head points to the taker where it lies at first, when the plan asks."""
+        return bool(self.body_rotation(HAMMER)[1, 2] > 0)
 
     def _open_bin(self) -> list[Phase]:
         rng = self.rng
@@ -67,12 +70,14 @@ class TransportExpert(PhasedExpert):
         def at(position: Array) -> Callable[[], Pose]:
             return lambda: Pose(position, rotation)
 
-        closing, opening = int(rng.integers(10, 13)), int(rng.integers(6, 9))
+        on_handle = partial(at_handle, 0.0)
+        pause, closing, opening = int(rng.integers(0, 4)), int(rng.integers(10, 13)), int(rng.integers(6, 9))
         return [
-            *self._corrected("lid approach", GIVER, lambda: at_handle(above)),
-            Phase("above lid", lambda: at_handle(above), OPEN, 1, 60, tolerance=(0.02, 0.15)),
-            Phase("down to lid", lambda: at_handle(0.0), OPEN, 1, 50, tolerance=(0.005, 0.08), noise=0.4),
-            Phase("close on lid", self._kept(GIVER, lambda: at_handle(0.0)), CLOSE, closing, closing, noise=0.3),
+            *self._corrected("lid approach", partial(at_handle, above)),
+            Phase("above lid", partial(at_handle, above), OPEN, 1, 60, tolerance=(0.02, 0.15)),
+            Phase("down to lid", on_handle, OPEN, 1, 50, tolerance=(0.005, 0.08), noise=0.4),
+            Phase("wait at lid", on_handle, OPEN, pause, pause, noise=0.3),
+            Phase("close on lid", cache(on_handle), CLOSE, closing, closing, noise=0.3),
             Phase("raise lid", self._rising(GIVER, raised), CLOSE, 1, 30, tolerance=(0.03, 0.2)),
             Phase("carry lid", at(via), CLOSE, 1, 60, tolerance=(0.05, 0.3)),
             Phase("lid beside bin", at(beside), CLOSE, 1, 60, tolerance=(0.03, 0.2)),
@@ -85,7 +90,7 @@ class TransportExpert(PhasedExpert):
     def _fetch_hammer(self) -> list[Phase]:
         rng = self.rng
         above, along, depth = rng.uniform(0.13, 0.17), rng.uniform(-0.003, 0.003), rng.uniform(0.0, 0.004)
-        closing = int(rng.integers(12, 15))
+        pause, closing = int(rng.integers(0, 4)), int(rng.integers(12, 15))
         # the arm sags towards its base in the lift, which is away from the head where that points to the taker
         aside = rng.uniform(0.005, 0.009) if self._head_first else rng.uniform(0.017, 0.022)
 
@@ -93,32 +98,33 @@ class TransportExpert(PhasedExpert):
             handle = self._handle()
             across = np.cross(UP, handle)
             position = self.body_position(HAMMER) - (GIVER_GRIP + along) * handle
-            return Pose(position + (depth + height) * UP, pointing_down(np.arctan2(across[1], across[0])))
+            return Pose(position, pointing_down(yaw_along(across))).raised(depth + height)
 
         def free_of_walls(height: float) -> Pose:
             away = -self._handle() if self._head_first else self._handle()
             shift = self.body_position(START_BIN) + aside * away - self.body_position(HAMMER)
-            return Pose(np.append((self.hand(GIVER).position + shift)[:2], height), self.hand(GIVER).rotation)
+            return self.hand(GIVER).moved(shift).at_height(height)
 
-        def raised() -> Pose:
+        def barely_raised() -> Pose:
             return free_of_walls(self.hand(GIVER).position[2] + 0.012)
 
         def out_of_bin() -> Pose:
             hand = self.hand(GIVER)
             return Pose(np.array([hand.position[0], -0.40, 1.04]), hand.rotation)
 
-        lift = self._kept(GIVER, lambda: free_of_walls(1.02))
+        on_hammer, lifted = partial(at_hammer, 0.0), cache(partial(free_of_walls, 1.02))
         return [
-            *self._corrected("hammer approach", GIVER, lambda: at_hammer(above)),
+            *self._corrected("hammer approach", partial(at_hammer, above)),
             # an arm that has just swung far still shifts its elbow: it must be still before it goes down
-            Phase("above hammer", lambda: at_hammer(above), OPEN, 1, 70, tolerance=(0.012, 0.06), settle=5, noise=0.4),
-            Phase("down to hammer", lambda: at_hammer(0.0), OPEN, 1, 80, (0.006, 0.06), 0.3, 4, speed=0.5, apart=True),
-            Phase("close on hammer", self._kept(GIVER, lambda: at_hammer(0.0)), CLOSE, closing, closing, noise=0.2),
+            Phase("above hammer", partial(at_hammer, above), OPEN, 1, 70, (0.012, 0.06), noise=0.4, settle=5),
+            Phase("down to hammer", on_hammer, OPEN, 1, 80, (0.006, 0.06), noise=0.3, settle=4, speed=0.5, apart=True),
+            Phase("wait at hammer", on_hammer, OPEN, pause, pause, noise=0.2),
+            Phase("close on hammer", cache(on_hammer), CLOSE, closing, closing, noise=0.2),
             # the hammer's ends are near the bin's walls, where its head would be held back: first away from that
             # wall, then up, and only then sideways
-            Phase("free hammer", self._kept(GIVER, raised), CLOSE, 1, 25, (0.005, 0.1), 0.2, 2, gain=3.0),
-            Phase("lift hammer", lift, CLOSE, 1, 50, (0.015, 0.2), 0.3, gain=3.0, speed=0.8, apart=True),
-            Phase("out of bin", self._kept(GIVER, out_of_bin), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.5),
+            Phase("free hammer", cache(barely_raised), CLOSE, 1, 25, (0.005, 0.1), noise=0.2, settle=2, gain=3.0),
+            Phase("lift hammer", lifted, CLOSE, 1, 50, (0.015, 0.2), noise=0.3, gain=3.0, speed=0.8, apart=True),
+            Phase("out of bin", cache(out_of_bin), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.5),
         ]
 
     def _give(self) -> list[Phase]:
@@ -127,12 +133,12 @@ class TransportExpert(PhasedExpert):
         opening = int(rng.integers(9, 12))
 
         def offer() -> Pose:
-            return self._holding(GIVER, centre, np.array([0.0, 1.0, 0.0]))
+            return self._carrying_hammer(GIVER, centre, np.array([0.0, 1.0, 0.0]))
 
         rest = Pose(np.array([rng.uniform(-0.05, 0.10), -0.42, rng.uniform(1.10, 1.18)]), pointing_down(np.pi))
         return [
             Phase("offer hammer", offer, CLOSE, 1, 80, (0.008, 0.06), settle=2, noise=0.5),
-            Phase("hold hammer", offer, CLOSE, 1, NO_LIMIT, noise=0.2, until=lambda: self._begun(TAKER, "hold too")),
+            Phase("hold hammer", offer, CLOSE, 1, NO_LIMIT, noise=0.2, until=lambda: self.begun(TAKER, "hold too")),
             Phase("let hammer go", self._rising(GIVER, 0.0), OPEN, opening, opening, noise=0.2),
             # while the taker stands still: the hammer's head must not be dragged along
             Phase("rise from hammer", self._rising(GIVER, 0.12), OPEN, 1, 30, tolerance=(0.02, 0.3), noise=0.3),
@@ -145,22 +151,23 @@ class TransportExpert(PhasedExpert):
         above, depth = rng.uniform(0.14, 0.19), rng.uniform(-0.004, 0.004)
         raised, drop = rng.uniform(0.16, 0.20), rng.uniform(0.11, 0.14)
         via = self._via("trash path", rng.uniform(1.06, 1.11), 1)
-        closing, opening = int(rng.integers(10, 14)), int(rng.integers(5, 8))
+        pause, closing, opening = int(rng.integers(0, 4)), int(rng.integers(10, 14)), int(rng.integers(5, 8))
         off = np.append(rng.normal(0.0, 0.015, 2), drop)
 
         def at_trash(height: float) -> Pose:
-            return Pose(self.body_position(TRASH) + (depth + height) * UP, rotation)
+            return Pose(self.body_position(TRASH), rotation).raised(depth + height)
 
         def above_trash_bin() -> Pose:
             return Pose(self.body_position(TRASH_BIN) + off, rotation)
 
-        lift = self._kept(TAKER, lambda: at_trash(raised))
+        on_trash, lifted = partial(at_trash, 0.0), cache(partial(at_trash, raised))
         return [
             *self._turn_to_begin(),
-            Phase("above trash", lambda: at_trash(above), OPEN, 1, 70, tolerance=(0.012, 0.08), settle=3, noise=0.5),
-            Phase("down to trash", lambda: at_trash(0.0), OPEN, 1, 60, (0.006, 0.1), 0.4, 2, speed=0.7, apart=True),
-            Phase("close on trash", self._kept(TAKER, lambda: at_trash(0.0)), CLOSE, closing, closing, noise=0.3),
-            Phase("lift trash", lift, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
+            Phase("above trash", partial(at_trash, above), OPEN, 1, 70, (0.012, 0.08), noise=0.5, settle=3),
+            Phase("down to trash", on_trash, OPEN, 1, 60, (0.006, 0.1), noise=0.4, settle=2, speed=0.7, apart=True),
+            Phase("wait at trash", on_trash, OPEN, pause, pause, noise=0.3),
+            Phase("close on trash", cache(on_trash), CLOSE, closing, closing, noise=0.3),
+            Phase("lift trash", lifted, CLOSE, 1, 40, tolerance=(0.03, 0.3), noise=0.5),
             Phase("carry trash", lambda: Pose(via, rotation), CLOSE, 1, 60, tolerance=(0.05, 0.4)),
             Phase("above trash bin", above_trash_bin, CLOSE, 1, 60, tolerance=(0.03, 0.3)),
             Phase("drop trash", above_trash_bin, OPEN, opening, opening, noise=0.3),
@@ -173,7 +180,7 @@ class TransportExpert(PhasedExpert):
             return []
         start = self.hand(TAKER)
         lid = "raise lid" if self.rng.random() < 0.5 else "carry lid"
-        return [Phase("look on", lambda: start, OPEN, 1, 120, until=lambda: self._begun(GIVER, lid))]
+        return [Phase("look on", lambda: start, OPEN, 1, 120, until=lambda: self.begun(GIVER, lid))]
 
     def _take(self) -> list[Phase]:
         rng = self.rng
@@ -188,20 +195,20 @@ class TransportExpert(PhasedExpert):
             across /= np.linalg.norm(across)
             up = np.cross(across, handle)
             approach = -np.cos(TAKER_LEAN) * up - np.sin(TAKER_LEAN) * handle
-            position = self.body_position(HAMMER) + (TAKER_GRIP + along) * handle + depth * up - height * approach
-            return Pose(position, np.stack([across, np.cross(approach, across), approach], axis=1))
+            position = self.body_position(HAMMER) + (TAKER_GRIP + along) * handle + depth * up
+            return Pose(position, hand_rotation(across, approach)).along_approach(-height)
 
         def offered() -> bool:
-            return self._begun(GIVER, "hold hammer")
+            return self.begun(GIVER, "hold hammer")
 
         def given() -> bool:
-            return self._begun(GIVER, "rest")
+            return self.begun(GIVER, "rest")
 
         return [
             Phase("wait for hammer", lambda: Pose(wait, leaning), OPEN, 1, NO_LIMIT, noise=0.7, until=offered),
-            Phase("near hammer", lambda: at_hammer(above), OPEN, 1, 50, tolerance=(0.012, 0.08), noise=0.5),
-            Phase("to hammer", lambda: at_hammer(0.0), OPEN, 1, 60, (0.005, 0.06), settle=3, noise=0.3, speed=0.6),
-            Phase("close too", self._kept(TAKER, lambda: at_hammer(0.0)), CLOSE, closing, closing, noise=0.2),
+            Phase("near hammer", partial(at_hammer, above), OPEN, 1, 50, tolerance=(0.012, 0.08), noise=0.5),
+            Phase("to hammer", partial(at_hammer, 0.0), OPEN, 1, 60, (0.005, 0.06), settle=3, noise=0.3, speed=0.6),
+            Phase("close too", cache(partial(at_hammer, 0.0)), CLOSE, closing, closing, noise=0.2),
             Phase("hold too", self._rising(TAKER, 0.0), CLOSE, 1, NO_LIMIT, noise=0.2, until=given),
         ]
 
@@ -212,22 +219,21 @@ class TransportExpert(PhasedExpert):
         clear = np.array([0.0, 0.36, 1.15]) + rng.uniform(-0.015, 0.015, 3)
 
         def away() -> Pose:
-            hand = self.hand(TAKER)
-            return Pose(hand.position + np.array([0.0, 0.05, 0.06]), hand.rotation)
+            return self.hand(TAKER).moved(np.array([0.0, 0.05, 0.06]))
 
         def clear_of_giver() -> Pose:
-            return Pose(clear, self._holding(TAKER, clear, np.array([0.0, 1.0, 0.0])).rotation)
+            return Pose(clear, self._carrying_hammer(TAKER, clear, np.array([0.0, 1.0, 0.0])).rotation)
 
         def over_bin(above: float) -> Pose:
             centre = self.body_position(TARGET_BIN) + shift + (above - BIN_FLOOR) * UP
-            return self._holding(TAKER, centre, np.array([-1.0, 0.0, 0.0]))
+            return self._carrying_hammer(TAKER, centre, np.array([-1.0, 0.0, 0.0]))
 
         opening = int(rng.integers(8, 11))
         return [
-            Phase("take away", self._kept(TAKER, away), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.3),
+            Phase("take away", cache(away), CLOSE, 1, 30, tolerance=(0.03, 0.3), noise=0.3),
             Phase("clear of giver", clear_of_giver, CLOSE, 1, 50, tolerance=(0.03, 0.2), noise=0.5),
-            Phase("over bin", lambda: over_bin(height), CLOSE, 1, 80, tolerance=(0.010, 0.08), noise=0.4),
-            Phase("lower hammer", lambda: over_bin(release), CLOSE, 1, 40, (0.008, 0.1), noise=0.4, speed=0.6),
+            Phase("over bin", partial(over_bin, height), CLOSE, 1, 80, tolerance=(0.010, 0.08), noise=0.4),
+            Phase("lower hammer", partial(over_bin, release), CLOSE, 1, 40, (0.008, 0.1), noise=0.4, speed=0.6),
             Phase("lay hammer down", self._rising(TAKER, 0.0), OPEN, opening, opening, noise=0.3),
             Phase("leave hammer", self._rising(TAKER, 0.15), OPEN, 1, NO_LIMIT, noise=0.5),
         ]
@@ -236,7 +242,7 @@ class TransportExpert(PhasedExpert):
         """Point (3,) between the two bins of a table, near to its arm or far from it; `side` is the sign of y."""
         return np.array([self.rng.normal(0.0, 0.01), side * PATHS[self.choose(choice, *PATHS)], height])
 
-    def _corrected(self, choice: str, arm: int, goal: Callable[[], Pose]) -> list[Phase]:
+    def _corrected(self, choice: str, goal: Callable[[], Pose]) -> list[Phase]:
         """Before a goal, a phase that goes too far, or aside; or none."""
         length, angle = self.rng.uniform(0.04, 0.06), self.rng.uniform(-0.6, 0.6)
         offset = length * np.array([np.cos(angle), np.sin(angle), 0.0])
@@ -244,49 +250,27 @@ class TransportExpert(PhasedExpert):
             return []
 
         def beyond() -> Pose:
-            return Pose(goal().position + offset, goal().rotation)
+            return goal().moved(offset)
 
         return [Phase(f"beyond, {choice}", beyond, OPEN, 1, 60, tolerance=(0.02, 0.3))]
 
     def _trash_yaw(self) -> float:
         """Yaw that puts the fingers on two faces of the trash: those that ask for the smaller turn, or the others."""
-        cube = self.body_rotation(TRASH)
-        yaws = np.arctan2(cube[1, 0], cube[0, 0]) + np.arange(-2, 3) * np.pi / 2
-        nearest, second = yaws[np.argsort(np.abs(yaws))[:2]]
-        return float(
-            nearest if self.choose("trash grasp", "nearer faces", "farther faces") == "nearer faces" else second
-        )
+        nearest, second, *_ = face_yaws(self.body_rotation(TRASH), 0.0)
+        return nearest if self.choose("trash grasp", "nearer faces", "farther faces") == "nearer faces" else second
 
     def _handle(self) -> Array:
         """Direction (3,) along the hammer's handle, away from the giver."""
         along = self.body_rotation(HAMMER)[:, 2]
         return along if self._head_first else -along
 
-    def _holding(self, arm: int, centre: Array, direction: Array) -> Pose:
+    def _carrying_hammer(self, arm: int, centre: Array, direction: Array) -> Pose:
         """The upright hand that brings the held hammer's middle to `centre`, its `_handle` above `direction`."""
         hand = self.hand(arm)
         handle = hand.rotation.T @ self._handle()
-        yaw = np.arctan2(direction[1], direction[0]) + np.arctan2(handle[1], handle[0])
-        rotation = pointing_down(yaw)
-        held = hand.position - self.body_position(HAMMER)
-        return Pose(centre + rotation @ hand.rotation.T @ held, rotation)
-
-    def _begun(self, arm: int, name: str) -> bool:
-        """Whether an arm is in the phase of that name, or past it."""
-        names = self._names[arm]
-        return names.index(self._tracks[arm].phase.name) >= names.index(name)
-
-    def _kept(self, arm: int, pose: Callable[[], Pose]) -> Callable[[], Pose]:
-        """A pose as it was when the arm's present phase began."""
-        kept: list[Pose] = []
-
-        def target() -> Pose:
-            if self.steps_in_phase(arm) == 0:
-                kept[:] = [pose()]
-            return kept[0]
-
-        return target
+        turn = pointing_down(yaw_along(direction) + yaw_along(handle)) @ hand.rotation.T
+        return self.carrying(HAMMER, Pose(centre, turn @ self.body_rotation(HAMMER)), arm)
 
     def _rising(self, arm: int, height: float) -> Callable[[], Pose]:
-        """The hand, above where it was when the arm's present phase began."""
-        return self._kept(arm, lambda: Pose(self.hand(arm).position + height * UP, self.hand(arm).rotation))
+        """The hand, above where it was when the phase began."""
+        return cache(lambda: self.hand(arm).raised(height))

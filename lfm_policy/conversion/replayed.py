@@ -28,12 +28,12 @@ def can_replay(env: gymnasium.Env) -> bool:
 class Replayer:
     """A simulator that shows the states of episodes; `make` builds it.
 
-    Where it refuses a recorded model (another version's, as a rule), it is built anew and goes on with its
-    own; `refusal` then tells why. `succeeded`: whether the task's test was true at any step of the last episode.
+    Where it refuses a recorded model (another version's, as a rule), it goes on with its own; `refusal` then
+    tells why. `succeeded`: whether the task's test was true at any step of the last episode.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env]) -> None:
-        self.make, self.env = make, make()
+        self.env = make()
         self.refusal, self.succeeded = "", False
 
     def __call__(self, name: str, episode: Episode) -> Episode:
@@ -50,9 +50,6 @@ class Replayer:
                 return self._seen(episode, hidden)
             except REFUSALS as error:
                 self.refusal = " ".join(str(error).split()) or type(error).__name__
-                # one that failed to load a model is not fit for another
-                self.env.close()
-                self.env = self.make()
         try:
             return self._seen(episode, {})
         except REFUSALS as error:

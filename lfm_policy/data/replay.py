@@ -60,13 +60,16 @@ def replay_states(
     """
     with hdf5.open_hdf5(path) as file:
         recorded = {name: _read(file["data"][name]) for name in names}
+    env = make()
     try:
-        return Replay(_replay(path, make, recorded, watch), "")
+        return Replay(_replay(path, env, recorded, watch), "")
     except LFMError as error:
         if not any(demo.hidden for demo in recorded.values()):
             raise
         own = {name: replace(demo, hidden={}) for name, demo in recorded.items()}
-        return Replay(_replay(path, make, own, watch), str(error))
+        return Replay(_replay(path, env, own, watch), str(error))
+    finally:
+        env.close()
 
 
 def _read(demo: h5py.Group) -> _Recorded:
@@ -76,23 +79,18 @@ def _read(demo: h5py.Group) -> _Recorded:
 
 
 def _replay(
-    path: str | Path, make: Callable[[], gymnasium.Env], recorded: Mapping[str, _Recorded], watch: Watch | None
+    path: str | Path, env: gymnasium.Env, recorded: Mapping[str, _Recorded], watch: Watch | None
 ) -> dict[str, bool]:
-    # a new environment each time: one that failed to load a model is not fit for another
-    env = make()
+    for method in ("set_states", "is_success"):
+        if not hasattr(env.unwrapped, method):
+            raise LFMError(f"{path}: {type(env.unwrapped).__name__} has no {method}; it cannot replay states")
     succeeded = {}
-    try:
-        for method in ("set_states", "is_success"):
-            if not hasattr(env.unwrapped, method):
-                raise LFMError(f"{path}: {type(env.unwrapped).__name__} has no {method}; it cannot replay states")
-        for name, demo in recorded.items():
-            try:
-                succeeded[name] = _succeeds(env, demo, partial(watch, name) if watch else None)
-            except REFUSALS as error:
-                cause = " ".join(str(error).split()) or type(error).__name__
-                raise LFMError(f"{path}: {name}/states cannot be restored ({cause})") from error
-    finally:
-        env.close()
+    for name, demo in recorded.items():
+        try:
+            succeeded[name] = _succeeds(env, demo, partial(watch, name) if watch else None)
+        except REFUSALS as error:
+            cause = " ".join(str(error).split()) or type(error).__name__
+            raise LFMError(f"{path}: {name}/states cannot be restored ({cause})") from error
     return succeeded
 
 

@@ -31,12 +31,10 @@ class ReachEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if broken:
             raise ImportError("no module named robosuite; pip install 'lfm_policy[sim]'")
         self.place = 0.0
-        self.lost = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         state = (options or {})["state"]
-        if self.lost or state.get("model_file", "line") != "line":
-            self.lost = True
+        if state.get("model_file", "line") != "line":
             raise ValueError("mesh\nnot found")
         self.set_states(state["states"])
         return np.array([self.place]), {}

@@ -31,10 +31,13 @@ def trajectory(env: Any, actions: np.ndarray, **reset: Any) -> tuple[np.ndarray,
     return np.array(observations), np.array(states)
 
 
-def demonstration(env: Any, seed: int) -> dict[str, np.ndarray]:
-    """An expert's episode: actions and actions_abs (T, 7), success after each (T,), states (T + 1, S)."""
+def demonstration(env: Any, seed: int, expert_seed: int | None = None) -> dict[str, np.ndarray]:
+    """An episode of the expert of `expert_seed`, by default of `seed`.
+
+    Actions and actions_abs (T, 7), success after each (T,), states (T + 1, S).
+    """
     env.reset(seed=seed)
-    expert = env.unwrapped.make_expert(seed)
+    expert = env.unwrapped.make_expert(seed if expert_seed is None else expert_seed)
     states, actions, actions_abs, success = [env.unwrapped.get_state()["states"]], [], [], []
     truncated = False
     while not (expert.done or truncated):

@@ -7,33 +7,58 @@ from typing import Any
 
 import numpy as np
 
-from envs.experts.phases import Habits, Track
+from envs.experts.phases import Habits, Phase, Track
 
 # the same for all, and without noise: what differs is the plan
 HABITS = Habits(speed=1.0, gain=1.0, turn=1.0, turn_gain=1.2, noise=0.0)
 
 Chosen = list[tuple[dict[str, str], np.ndarray]]
+Planned = tuple[Any, tuple[list[Phase], ...]]
+
+
+def planned(env: Any, seeds: Iterable[int]) -> list[Planned]:
+    """The experts of `seeds` and their plans, an arm each, in the present state; nothing is simulated."""
+    experts = [env.unwrapped.make_expert(seed) for seed in seeds]
+    return [(expert, expert.plan()) for expert in experts]
+
+
+def strategies(env: Any, seeds: Iterable[int]) -> list[dict[str, str]]:
+    """What the experts of `seeds` choose in the present state."""
+    return [expert.strategy for expert, _ in planned(env, seeds)]
+
+
+def opposite(env: Any, seed: int, seeds: Iterable[int]) -> int:
+    """The first of `seeds` whose expert chooses otherwise than that of `seed` wherever it can, in the present state."""
+    [taken] = strategies(env, [seed])
+    others = ((other, strategies(env, [other])[0]) for other in seeds)
+    return next(other for other, strategy in others if all(strategy[name] != taken[name] for name in taken))
+
+
+def going_on(plans: Iterable[Planned], first: Container[str]) -> Chosen:
+    """Strategy and action (7,) of experts that go on with the first of their phases that is named in `first`."""
+    chosen = []
+    for expert, (plan, *_) in plans:
+        begun = next(i for i, phase in enumerate(plan) if phase.name in first)
+        chosen.append((expert.strategy, Track(expert.arms[0], plan[begun:], HABITS, expert.rng).act()))
+    return chosen
 
 
 def chosen_actions(env: Any, seed: int, phase: str, seeds: Iterable[int], first: Container[str]) -> Chosen:
     """Strategy and action (7,) of the experts of `seeds` in the state in which the one of `seed` begins a phase.
 
     The empty name is the first state, in which all have planned. They go on with the first of their phases that is
-    named in `first`.
+    named in `first`. AssertionError if the phase does not begin before the episode ends.
     """
     env.reset(seed=seed)
-    experts = [env.unwrapped.make_expert(s) for s in seeds]
-    plans = [expert.plan()[0] for expert in experts]
+    plans = planned(env, seeds)
     player = env.unwrapped.make_expert(seed)
     action = player.act()
+    truncated = False
     while phase not in ("", player.phase):
-        env.step(action)
+        assert not truncated, f"{phase} does not begin within the episode"
+        truncated = env.step(action)[3]
         action = player.act()
-    chosen = []
-    for expert, plan in zip(experts, plans, strict=True):
-        begun = next(i for i, other in enumerate(plan) if other.name in first)
-        chosen.append((expert.strategy, Track(expert.arms[0], plan[begun:], HABITS, expert.rng).act()))
-    return chosen
+    return going_on(plans, first)
 
 
 def assert_ordered(chosen: Chosen, choice: str, ways: Iterable[str], direction: np.ndarray) -> None:

@@ -34,9 +34,11 @@ def test_absolute_replay_of_a_demonstration(make, frame):
     np.testing.assert_allclose(trajectory(env, rounded, seed=1)[1], demo["states"], atol=1e-5)
 
 
-def test_absolute_replay_with_two_arms(make):
-    delta = make("Transport", terminate_on_success=False)
-    absolute = make("Transport", terminate_on_success=False, representation="absolute", rotation="rotation_6d")
+@pytest.mark.parametrize("frame", ["world", "base"])
+def test_absolute_replay_with_two_arms(make, frame):
+    common = {"terminate_on_success": False, "frame": frame}
+    delta = make("Transport", **common)
+    absolute = make("Transport", **common, representation="absolute", rotation="rotation_6d")
     delta.reset(seed=0)
     taken, states = [], [delta.unwrapped.get_state()["states"]]
     for action in 0.5 * random_actions(delta, 10):
@@ -147,3 +149,22 @@ def test_configs_that_act_differently_compare_unequal(change):
 def test_settings_that_are_not_offered_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} is .*is supported"):
         convention({"body_parts": {"right": ARM | change}})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("OSC_POSE", "controller_configs: 'OSC_POSE' is of type str, not a dict; give robosuite's settings"),
+        (5, "controller_configs: 5 is of type int, not a dict; give"),
+        ([None], "controller_configs: None is of type NoneType, not a dict; give"),
+        ({"body_parts": ["right"]}, "controller_configs.body_parts: .* is of type list, not a dict; .*'right'"),
+        ({"body_parts": {"arms": "right"}}, "controller_configs.body_parts.arms: 'right' is of type str, not a dict"),
+        ({"body_parts": {"right": "OSC_POSE"}}, "controller_configs.body_parts.right: 'OSC_POSE' is of type str"),
+        ({"body_parts": {"left": ARM}}, "controller_configs.body_parts.* has no 'right'; the Panda's arm goes"),
+        ([], "controller_configs: 1 equal configs expected"),
+    ],
+    ids=str,
+)
+def test_what_is_no_config_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        convention(config)

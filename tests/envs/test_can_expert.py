@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.envs.helpers import demonstration
-from tests.envs.strategies import along, assert_ordered, chosen_actions, left_of
+from tests.envs.strategies import along, assert_ordered, chosen_actions, left_of, strategies
 
 FRESH_SEEDS = (7000, 7001)
 WAYS = {
@@ -35,24 +35,10 @@ def test_expert_succeeds_on_fresh_seeds(demos):
     assert all(60 < len(demo["actions"]) < 250 for demo in demos.values())
 
 
-def test_actions_are_in_the_action_space(demos, can):
-    actions = np.concatenate([demo["actions"] for demo in demos.values()])
-    assert all(action in can.action_space for action in actions.astype(np.float32))
-
-
-def test_expert_repeats_itself_in_either_frame(make, demos):
-    """Can's base is not turned against the world."""
-    seed = FRESH_SEEDS[0]
-    again = demonstration(make("Can", terminate_on_success=False, frame="base"), seed)
-    np.testing.assert_allclose(again["actions"], demos[seed]["actions"], atol=1e-6)
-
-
 def test_expert_says_its_strategy_and_takes_every_way(can):
     can.reset(seed=0)
-    experts = [can.unwrapped.make_expert(seed) for seed in EXPERT_SEEDS]
-    for expert in experts:
-        expert.plan()
-    assert {name: {expert.strategy[name] for expert in experts} for name in WAYS} == WAYS
+    taken = strategies(can, EXPERT_SEEDS)
+    assert {name: {strategy[name] for strategy in taken} for name in WAYS} == WAYS
 
 
 def test_same_seed_gives_same_actions(can):

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from tests.envs.helpers import random_actions, run, trajectory
 
@@ -117,22 +116,3 @@ def test_set_states_shows_a_state(lift):
     lift.unwrapped.set_states(raised)
     assert lift.unwrapped.is_success()
     np.testing.assert_array_equal(lift.unwrapped.get_state()["states"], raised)
-
-
-@pytest.mark.parametrize(
-    ("task", "blocks"), [("Can", 1), ("Square", 1), ("ToolHang", 3)], ids=["Can", "Square", "ToolHang"]
-)
-def test_first_observation_has_relative_poses_that_agree_with_the_absolute_ones(make, task, blocks):
-    """robosuite leaves zeros there. Blocks of 14: position and quaternion in the hand's frame, then in the world's."""
-    env = make(task, terminate_on_success=False)
-    fresh, _ = env.reset(seed=0)
-    restored, _ = env.reset(options={"state": env.unwrapped.get_state()})
-    for observation in (fresh, restored):
-        hand = Rotation.from_quat(observation["robot0_eef_quat"])
-        for block in observation["object"][: 14 * blocks].reshape(blocks, 14):
-            relative, rotation, position, orientation = np.split(block, [3, 7, 10])
-            expected = hand.inv().apply(position - observation["robot0_eef_pos"])
-            # robosuite computes in single precision
-            np.testing.assert_allclose(relative, expected, atol=1e-6)
-            turned = hand.inv() * Rotation.from_quat(orientation)
-            assert (turned.inv() * Rotation.from_quat(rotation)).magnitude() < 1e-5

@@ -7,7 +7,7 @@ import pytest
 
 from envs.experts.square import AT_NUT, AT_PEG, HANDLE_AT_PEG, turns_in_reach
 from tests.envs.helpers import demonstration
-from tests.envs.strategies import along, assert_ordered, chosen_actions, left_of
+from tests.envs.strategies import along, assert_ordered, chosen_actions, left_of, strategies
 
 # in the first of them the nut may be turned either way
 FRESH_SEEDS = (7001, 7002)
@@ -40,24 +40,10 @@ def test_expert_succeeds_on_fresh_seeds(demos):
     assert all(60 < len(demo["actions"]) < 250 for demo in demos.values())
 
 
-def test_actions_are_in_the_action_space(demos, square):
-    actions = np.concatenate([demo["actions"] for demo in demos.values()])
-    assert all(action in square.action_space for action in actions.astype(np.float32))
-
-
-def test_expert_repeats_itself_in_either_frame(make, demos):
-    """Square's base is not turned against the world."""
-    seed = FRESH_SEEDS[0]
-    again = demonstration(make("Square", terminate_on_success=False, frame="base"), seed)
-    np.testing.assert_allclose(again["actions"], demos[seed]["actions"], atol=1e-6)
-
-
 def test_expert_says_its_strategy_and_takes_every_way(square):
     square.reset(seed=EITHER_SIDE_SEED)
-    experts = [square.unwrapped.make_expert(seed) for seed in EXPERT_SEEDS]
-    for expert in experts:
-        expert.plan()
-    assert {name: {expert.strategy[name] for expert in experts} for name in WAYS} == WAYS
+    taken = strategies(square, EXPERT_SEEDS)
+    assert {name: {strategy[name] for strategy in taken} for name in WAYS} == WAYS
 
 
 def test_same_seed_gives_same_actions(square):

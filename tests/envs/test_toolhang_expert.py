@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from envs.experts.common import HOLD_STEPS
-from envs.experts.phases import Track
 from tests.envs.helpers import demonstration
-from tests.envs.strategies import HABITS, Chosen, along, assert_ordered, left_of
+from tests.envs.strategies import along, assert_ordered, going_on, left_of, opposite, planned, strategies
 
 # nothing was tuned on either
 SEED, OPPOSITE_FROM = 7000, 7001
@@ -39,18 +38,12 @@ def toolhang(make):
     return make("ToolHang", terminate_on_success=False)
 
 
-def planned(env: Any, seed: int) -> Any:
-    """The expert of a seed, and its plan; nothing is simulated."""
-    expert = env.unwrapped.make_expert(seed)
-    return expert, expert.plan()[0]
-
-
 @pytest.fixture(scope="module")
 def played(toolhang):
     """An episode as its actions and successes, and for every choice where things were and what others would do."""
     _, info = toolhang.reset(seed=SEED)
     player = toolhang.unwrapped.make_expert(SEED)
-    others = [planned(toolhang, seed) for seed in EXPERT_SEEDS]
+    others = planned(toolhang, EXPERT_SEEDS)
     episode: dict[str, Any] = {"actions": [], "success": [], "chosen": {}, "positions": {}}
     truncated = False
     while not (player.done or truncated):
@@ -64,15 +57,6 @@ def played(toolhang):
     return episode
 
 
-def going_on(planned: list[Any], first: tuple[str, ...]) -> Chosen:
-    """Strategy and action (7,) of experts that go on with the first of their phases that is named in `first`."""
-    chosen = []
-    for expert, plan in planned:
-        index = next(i for i, phase in enumerate(plan) if phase.name in first)
-        chosen.append((expert.strategy, Track(expert.arms[0], plan[index:], HABITS, expert.rng).act()))
-    return chosen
-
-
 def assert_succeeds_and_goes_on(success: Any) -> None:
     """Well within the horizon of 700 steps."""
     assert len(success) < 600
@@ -83,22 +67,15 @@ def test_expert_succeeds_whatever_way_it_takes(toolhang, played):
     """Two episodes: the second takes the other way wherever there are two."""
     assert_succeeds_and_goes_on(played["success"])
     toolhang.reset(seed=SEED)
-    strategy = planned(toolhang, SEED)[0].strategy
-    strategies = ((seed, planned(toolhang, seed)[0].strategy) for seed in range(OPPOSITE_FROM, OPPOSITE_FROM + 500))
-    seed = next(seed for seed, other in strategies if all(other[name] != strategy[name] for name in WAYS))
+    seed = opposite(toolhang, SEED, range(OPPOSITE_FROM, OPPOSITE_FROM + 500))
     assert_succeeds_and_goes_on(demonstration(toolhang, seed)["success"])
-
-
-def test_actions_are_in_the_action_space(toolhang, played):
-    assert all(action in toolhang.action_space for action in np.array(played["actions"], np.float32))
-    assert {action[6] for action in played["actions"]} == {-1.0, 1.0}
 
 
 def test_expert_says_its_strategy_and_takes_every_way(toolhang):
     toolhang.reset(seed=0)
     taken = defaultdict(set)
-    for seed in EXPERT_SEEDS:
-        for name, way in planned(toolhang, seed)[0].strategy.items():
+    for strategy in strategies(toolhang, EXPERT_SEEDS):
+        for name, way in strategy.items():
             taken[name].add(way)
     assert taken == {name: set(ways) for name, ways in WAYS.items()}
 
@@ -110,16 +87,6 @@ def test_actions_are_fixed_by_the_seed(toolhang, played):
         np.testing.assert_array_equal(expert.act(), action)
         toolhang.step(action)
     assert expert.habits != other.habits
-
-
-def test_expert_says_the_same_in_either_frame(make, played):
-    """ToolHang's base is not turned against the world."""
-    env = make("ToolHang", terminate_on_success=False, frame="base")
-    env.reset(seed=SEED)
-    expert = env.unwrapped.make_expert(SEED)
-    for action in played["actions"][:40]:
-        np.testing.assert_allclose(expert.act(), action, atol=1e-6)
-        env.step(action)
 
 
 def test_paths_differ_in_the_actions(played):
