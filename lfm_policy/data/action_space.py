@@ -109,20 +109,27 @@ def arm_controller(controller_configs: Any) -> dict[str, Any] | None:
     A composite config (robosuite 1.5) means what robosuite 1.5 makes of it: the base's frame and displacements
     unless it says otherwise; it passes over `control_delta` and `damping`, which files still carry. A flat one
     (1.4 and older) means the world's frame, for there was no other, and goals if `control_delta` is false.
-    A list holds one config per robot, all alike.
+    A list holds one config per robot, all alike. LFMError on what holds no settings.
     """
     if isinstance(controller_configs, Sequence) and not isinstance(controller_configs, str):
         controller_configs = controller_configs[0] if controller_configs else None
     if not controller_configs:
         return None
-    parts = controller_configs.get("body_parts")
+    parts = _settings("controller_configs", controller_configs).get("body_parts")
     if parts is not None:
+        parts = _settings("controller_configs.body_parts", parts)
         arm = parts.get("right") or (parts.get("arms") or {}).get("right") or {}
         return {"input_ref_frame": "base", "input_type": "delta", **_without_old_names(arm)}
     arm = controller_configs
     renamed = {new: arm[old] for old, new in OLD_NAMES.items() if old in arm}
     input_type = "absolute" if arm.get("control_delta") is False else "delta"
     return {"input_ref_frame": "world", "input_type": input_type, **renamed, **_without_old_names(arm)}
+
+
+def _settings(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise LFMError(f"env_args: {name} is {value!r}; robosuite's settings expected, as a mapping, or nothing")
+    return value
 
 
 def _without_old_names(arm: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def spread(names: Sequence[str], count: int) -> list[str]:
     return [names[int(index)] for index in np.linspace(0, len(names) - 1, count).round()]
 
 
-Watch = Callable[[str, "gymnasium.Env"], None]
+Watch = Callable[[str, int, "gymnasium.Env"], None]
 
 
 def replay_states(
@@ -55,8 +55,8 @@ def replay_states(
     The first state, with the recorded model, resets the environment that `make` gives, and the others are set
     one after the other; if none succeeds the last action is taken once, because a recording may end with the
     action that leads to success. If the simulator refuses a model (another version's, as a rule) all is done
-    again with its own. `watch` is called with the demonstration's name and the environment in each of its states, which
-    are all shown then. LFMError if a demonstration has no states or these are refused as well.
+    again with its own. `watch` is called with the demonstration's name, the number of a state and the environment in
+    it, for all states then. LFMError if a demonstration has no states or these are refused as well.
     """
     with hdf5.open_hdf5(path) as file:
         recorded = {name: _read(file["data"][name]) for name in names}
@@ -94,15 +94,15 @@ def _replay(
     return succeeded
 
 
-def _succeeds(env: gymnasium.Env, recorded: _Recorded, watch: Callable[[gymnasium.Env], None] | None) -> bool:
+def _succeeds(env: gymnasium.Env, recorded: _Recorded, watch: Callable[[int, gymnasium.Env], None] | None) -> bool:
     simulator: Any = env.unwrapped
     env.reset(options={"state": {"states": recorded.states[0], **recorded.hidden}})
     success = False
-    for state in recorded.states:
+    for number, state in enumerate(recorded.states):
         simulator.set_states(state)
         success = success or simulator.is_success()
         if watch is not None:
-            watch(env)
+            watch(number, env)
         elif success:
             break
     if success or recorded.actions is None:

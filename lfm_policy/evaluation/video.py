@@ -104,9 +104,9 @@ def film_demonstrations(path: str | Path, env: EnvSpec, names: Sequence[str], pr
     clips: dict[str, Clip] = {}
     bar = progress_bar("filming", len(names), progress)
 
-    def watch(name: str, shown: gymnasium.Env) -> None:
-        if name not in clips:
-            bar.update()
+    def watch(name: str, number: int, shown: gymnasium.Env) -> None:
+        if number == 0:  # for the second time where a later one's model was refused
+            bar.update(name not in clips)
             clips[name] = Clip()
         clips[name].append(shown)
 

@@ -76,6 +76,12 @@ def test_without_a_controller(args: dict[str, Any]) -> None:
     assert (space.controller, space.frame, space.control_freq) == ({}, "", 20)
 
 
+@pytest.mark.parametrize("controller", ["OSC_POSE", ["OSC_POSE"], {"body_parts": "right"}])
+def test_what_holds_no_settings_is_told(controller: Any) -> None:
+    with pytest.raises(LFMError, match=r"env_args: controller_configs(\.body_parts)? is '\w+'; robosuite's settings"):
+        delta(env_args(controller))
+
+
 def test_json_round_trip() -> None:
     space = ActionSpace.from_env_args(ENV_ARGS, "absolute", "rotation_6d", 10)
     assert ActionSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space

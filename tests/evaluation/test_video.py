@@ -116,6 +116,10 @@ def test_demonstrations_are_shown_in_every_recorded_state(tmp_path: Path) -> Non
             for index, position in enumerate(positions[:-1]):  # the last one is framed
                 ((row, column),) = np.argwhere(clip.frame(index)[..., 0] == 0)
                 np.testing.assert_array_equal([column, row], np.clip(16 + 16 * position, 0, 31).astype(int))
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0"].attrs["model_file"] = "<strange/>"
+    again = film_demonstrations(path, EnvSpec(POINT), ["demo_1", "demo_0"])
+    assert [clip.length for clip in again.clips] == [clip.length for clip in movie.clips], "begun again, shown once"
     with pytest.raises(VideoUnavailable, match="no OpenGL; apt install libegl1"):
         film_demonstrations(path, EnvSpec(POINT, {"has_gl": False}), ["demo_0"])
 
