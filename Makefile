@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/lfm demo --config configs/demo/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
+	$(BIN)/lfm demo --config configs/small/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
 
 # The tables of results/robomimic and results/pusht, hours of two cores each; what is done is not done again.
 # PushT needs a copy of its recording: make benchmark-pusht PUSHT=pusht_cchi_v7_replay.zarr

@@ -24,8 +24,9 @@ LFM = [sys.executable, "-m", "lfm_policy.cli.main"]
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a demo with four demonstrations, a small network and a few steps."""
     folder = tmp_path_factory.mktemp("demo")
-    config = yaml.safe_load(Path("configs/demo/lift.yaml").read_text())
+    config = yaml.safe_load(Path("configs/small/lift.yaml").read_text())
     config["network"] = {"channels": [8, 16], "n_groups": 4, "embedding_dim": 8}
+    config["flow"]["shared_start"] = 5
     config["training"] |= {"steps": 5, "warmup_steps": 1, "batch_size": 16}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = [*LFM, "demo", "--config", f"{folder}/config.yaml", "--output_dir", f"{folder}/run"]

@@ -76,8 +76,8 @@ def test_demonstrations_of_another_expert_train_through_the_command_as_they_are(
     data = write_robomimic_file(tmp_path / "other.hdf5", episodes)
     with h5py.File(data, "a") as file:
         file.create_group("user_info")
-    command = [sys.executable, "train_policy.py", "--config", "configs/demo/lift.yaml", "--data.path", str(data)]
-    command += ["--output_dir", str(tmp_path / "run"), "--training.steps", "2", "--training.warmup_steps", "1"]
+    command = [sys.executable, "train_policy.py", "--config", "configs/small/lift.yaml", "--data.path", str(data)]
+    command += ["--output_dir", str(tmp_path / "run"), "--training.steps", "2", "--flow.shared_start", "2"]
     subprocess.run(command, check=True, capture_output=True)
     spec = load_policy(tmp_path / "run").spec
     assert spec.observation_dim == 19
