@@ -206,7 +206,7 @@ def _draw_curve(axis: Any, comparison: Comparison, what: Axis, of: Measure) -> N
         _name_logarithms(axis, sorted({what.of(method) or 0 for method in comparison.methods}) if what is NFE else [])
     axis.set_title(f"{of.name}, {ABOUT}", fontsize=10, color=INK)
     axis.set_xlabel(what.label, color=INK)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside what it would hide
 
 
 def curves_of(comparison: Comparison, what: Axis) -> dict[str, list[Method]]:
