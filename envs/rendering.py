@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import importlib
 import os
 import platform
 import weakref
@@ -27,6 +29,9 @@ def _gl_context(size: int) -> Any:
     mujoco.Renderer is no use: it takes the kind of the moment mujoco was imported, which may be long before
     anyone asks for frames, and glfw wants a display.
     """
+    # Mesa draws with LLVM, and triton, which torch imports later, ends the process where it meets Mesa's before its own
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
     kind = os.environ.get("MUJOCO_GL", "").lower()
     if platform.system() == "Darwin":
         from mujoco.cgl import GLContext

@@ -31,7 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = [*LFM, "demo", "--config", f"{folder}/config.yaml", "--output_dir", f"{folder}/run"]
     # no film: policies that fail for 400 steps make long ones
-    sizes = ["--n", "4", "--n_rollouts", "3", "--n_procs", "2", "--film", "false"]
+    sizes = ["--n", "4", "--n_rollouts", "2", "--n_procs", "2", "--film", "false"]
     result = subprocess.run([*command, *sizes], capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
     assert result.returncode == 0, result.stderr
     (folder / "told.txt").write_text(result.stdout)
@@ -46,8 +46,8 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 def test_the_summary_says_rate_interval_and_where_the_time_went(demo: Path) -> None:
     summary = json.loads((demo / "run" / "summary.json").read_text())
-    assert summary["n_rollouts"] == 3
-    assert summary["success_rate"] == sum(row["success"] for row in rows(demo / "run" / "rollouts.json")) / 3
+    assert summary["n_rollouts"] == 2
+    assert summary["success_rate"] == sum(row["success"] for row in rows(demo / "run" / "rollouts.json")) / 2
     low, high = summary["wilson95"]
     assert 0 <= low <= summary["success_rate"] <= high <= 1
     assert {"collect", "train", "rollout"} <= summary["seconds"].keys()
@@ -64,10 +64,10 @@ def test_evaluation_seeds_were_never_used_in_collecting(demo: Path) -> None:
     assert not collected & evaluated
 
 
-@pytest.mark.parametrize("n_procs", [1, 2])
-def test_rollout_rows_do_not_depend_on_processes_or_on_the_run(demo: Path, n_procs: int, tmp_path: Path) -> None:
-    command = [sys.executable, "rollout.py", f"{demo}/run/train", "--n_rollouts", "3", "--seed", "100000"]
-    command += ["--n_procs", str(n_procs), "--json", f"{tmp_path}/rows.json"]
+def test_rollout_rows_do_not_depend_on_processes_or_on_the_run(demo: Path, tmp_path: Path) -> None:
+    """One process here, two in the demo."""
+    command = [sys.executable, "rollout.py", f"{demo}/run/train", "--n_rollouts", "2", "--seed", "100000"]
+    command += ["--json", f"{tmp_path}/rows.json"]
     subprocess.run(command, check=True, capture_output=True)
     assert rows(tmp_path / "rows.json") == rows(demo / "run" / "rollouts.json")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -62,6 +65,23 @@ def test_frames_follow_a_reset(camera):
     assert not np.array_equal(camera.render(), first)
     camera.reset(seed=1)
     np.testing.assert_array_equal(camera.render(), first)
+
+
+RENDER_THEN_IMPORT = """
+import gymnasium
+import envs
+env = gymnasium.make("lfm/Lift-v0", render_mode="rgb_array")
+env.reset(seed=0)
+env.render()
+from lfm_policy.policy import LFMPolicy
+print(LFMPolicy.kind)
+"""
+
+
+def test_policies_can_be_imported_after_a_frame(camera):
+    """In a fresh process: the compilers that Mesa and torch bring do not get on in every order."""
+    run = subprocess.run([sys.executable, "-c", RENDER_THEN_IMPORT], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "lfm\n"), run.stderr
 
 
 def test_missing_opengl_is_named_with_its_remedy(monkeypatch):
