@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+# what a scripted expert draws
 EXPERT = "expert"
-"""Purpose of what a scripted expert draws."""
 
 
 def named_generator(seed: int, purpose: str) -> np.random.Generator:

@@ -182,7 +182,7 @@ def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:
     if attempts >= max(20, n) and successes < MIN_SUCCESS_RATE * attempts:
         raise LFMError(
             f"environment {env_id}: its expert succeeded in {successes} of {attempts} attempts, fewer than "
-            f"{MIN_SUCCESS_RATE:.0%}; mend the expert, or ask for fewer demonstrations with --n"
+            f"{MIN_SUCCESS_RATE:.0%}; mend the expert, then start anew with --overwrite true"
         )
 
 
