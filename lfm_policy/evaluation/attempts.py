@@ -96,9 +96,7 @@ class Attempts:
             os.replace(temporary, self.folder / name)
             _flush_folder(self.folder)
         except OSError as error:
-            raise LFMError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); free space there, then --resume true"
-            ) from error
+            raise LFMError(f"{self.folder}: cannot be written ({error.strerror or error}); make room there") from error
 
     @contextlib.contextmanager
     def _reading(self, seed: int) -> Iterator[Any]:
