@@ -70,7 +70,8 @@ def command(config: Path, *extra: str) -> list[str]:
 def test_ctrl_c_leaves_a_checkpoint_from_which_a_fresh_process_ends_the_same(tmp_path: Path) -> None:
     data = small_dataset(tmp_path / "data.hdf5")
     config = small_config(data, tmp_path / "broken")
-    config = replace(config, training=replace(config.training, steps=150, checkpoint_every=1000))
+    training = replace(config.training, steps=150, checkpoint_every=1000, valid_every=75)
+    config = replace(config, training=training)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.to_dict()))
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads for both: sums are rounded by thread
