@@ -43,6 +43,13 @@ def gaussian(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, 3)) @ SCALES.T + OFFSET
 
 
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen rows would be drawn hundreds of times for each held-out loss, which checks of an interface never read."""
+    monkeypatch.setattr("lfm_policy.density.fitting.DRAWS", 20)
+
+
+@pytest.mark.usefixtures("few_draws")
 @parametrize_with_checks([tiny(), tiny(patience=1, **PUSHED), tiny(share_weights=True, normalizer="standard")])
 def test_scikit_learns_own_checks(estimator: LocalFlowDensity, check: Any) -> None:
     check(estimator)

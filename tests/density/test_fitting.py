@@ -142,7 +142,10 @@ def through_a_file(state: Any) -> Any:
 
 @every_setting
 @pytest.mark.parametrize("patience", [None, 1])
-def test_a_run_resumes_bit_for_bit_after_any_step(setting: str, patience: int | None) -> None:
+def test_a_run_resumes_bit_for_bit_after_any_step(
+    setting: str, patience: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfm_policy.density.fitting.DRAWS", 80)  # as exact with few
     whole = fitter_of(setting, patience)
     kept, after = [], []
     while not whole.done:

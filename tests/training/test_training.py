@@ -173,7 +173,8 @@ def test_actions_that_the_observations_determine_are_learned(tmp_path: Path) -> 
     A sampler that is blind to the observations is off by twice the variance, a constant by the variance.
     """
     config = small_config(imitable_dataset(tmp_path / "data.hdf5"), tmp_path / "run", {"n_subflows": 2})
-    training = replace(config.training, steps=500, batch_size=64, learning_rate=3e-3, valid_every=500, log_every=100)
+    training = replace(config.training, steps=500, batch_size=64, learning_rate=3e-3)
+    training = replace(training, valid_every=500, log_every=100, checkpoint_every=1000)
     network = replace(config.network, channels=(16, 32), embedding_dim=32)
     trainer = Trainer(replace(config, training=training, network=network), say=lambda line: None)
     trainer.run()
