@@ -168,7 +168,7 @@ def compare(
         if not any(baseline in (method.label, method.name) for method in compared):
             raise LFMError(f"--baseline {baseline}: is not compared; choose from {', '.join(methods)}")
         # the baseline stands second: a positive difference is a gain over it
-        chosen = [(b, a) if baseline in (a.label, a.name) else (a, b) for a, b in chosen]
+        chosen = [(b, a) if _is_baseline(baseline, a, b) else (a, b) for a, b in chosen]
     pairs = [_pair(a, b, seeds, ALPHA / len(chosen)) for a, b in chosen]
     return Comparison(seeds, compared, tuple(_corrected(pairs)), tuple(notes))
 
@@ -193,6 +193,10 @@ def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
 def _equal(x: float | None, y: float | None, within: float = 0.02) -> bool:
     """Of budgets."""
     return x == y if x is None or y is None else math.isclose(x, y, rel_tol=within)
+
+
+def _is_baseline(baseline: str, a: Method, b: Method) -> bool:
+    return a.label == baseline or (a.name == baseline and b.label != baseline)
 
 
 def _has(baseline: str | None, a: Method, b: Method) -> bool:
@@ -289,7 +293,7 @@ def _pair(a: Method, b: Method, seeds: Sequence[int], alpha: float) -> Pair:
         )
         return Pair((a.label, b.label), success, score, runs, needed, True)
     mean = crossed_mean((1.0, _grid(a.runs, "success", seeds)), (-1.0, _grid(b.runs, "success", seeds)))
-    low, high = mean.interval()
+    low, high = mean.interval() if mean.variance else runs[0].interval  # every run and episode alike
     success = Difference(mean.value, (max(low, -1.0), min(high, 1.0)), mean.p_value)
     return Pair((a.label, b.label), success, score, runs, mean.episodes_needed(alpha=alpha), False)
 

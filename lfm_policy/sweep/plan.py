@@ -156,7 +156,7 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
     settings = dict(config.methods[method] or {})
     further = settings.pop("samplers", None) or ()
-    if not isinstance(further, list | tuple) or len(set(further)) < len(further):
+    if not isinstance(further, list | tuple) or len(set(map(str, further))) < len(further):
         raise LFMError(f"methods.{method}: samplers {further} must be a list that names each once, as [euler 1]")
     folder = Path(config.output_dir) / task / method / f"seed_{seed}"
     folder = folder if budget == 1 else folder.with_name(f"{folder.name}_budget_{budget:g}")

@@ -107,6 +107,9 @@ def test_further_episodes_are_told_as_long_as_policies_are_not() -> None:
 def test_the_baseline_stands_second() -> None:
     runs = [evaluated(label, A) for label in ("a", "b", "c")]
     assert [pair.labels for pair in compared(*runs, baseline="b").pairs] == [("a", "b"), ("c", "b")]
+    points = [evaluated("b@2", A, nfe=8), evaluated("b", A)]
+    for listed in (points, points[::-1]):
+        assert [pair.labels for pair in compared(*listed, baseline="b").pairs] == [("b@2", "b")]
     with pytest.raises(LFMError, match="--baseline d: is not compared; choose from a, b, c"):
         compared(*runs, baseline="d")
 
@@ -153,6 +156,12 @@ def test_several_training_runs_are_compared_as_means_over_them() -> None:
     text = report(comparison)
     assert "3 training runs each" in text
     assert "another training seed may come out otherwise" not in text
+
+
+def test_runs_that_always_succeed_leave_a_difference_open() -> None:
+    always = [evaluated(label, [True] * 20, training_seed=seed) for label in "ab" for seed in range(2)]
+    (pair,) = compared(*always).pairs
+    assert pair.success.interval == newcombe(PairedCounts(both=20, first=0, second=0, neither=0))
 
 
 def test_the_interval_of_several_runs_is_no_narrower_than_all_their_episodes_allow() -> None:

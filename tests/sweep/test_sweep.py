@@ -206,6 +206,7 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
         ({"methods": {}}, r"methods: is empty"),
         ({"methods": {"fm": {"method": "fmm"}}}, r"methods\.fm: method: 'fmm' is not one of"),
         ({"methods": {"fm": {"training.stepz": 3}}}, r"methods\.fm: unknown field 'training\.stepz'; did you mean"),
+        ({"methods": {"lfm": {"samplers": [{"euler": 1}]}}}, r"samplers: '\{'euler': 1\}' is none; write method"),
         ({"methods": {"lfm": {"samplers": ["euler"]}}}, r"samplers: 'euler' is none; write method and steps"),
         ({"baseline": "sfm"}, r"baseline: sfm is none of the methods lfm, fm, regression"),
         ({"budgets": (0.0,)}, r"budgets: \[0\.0\] must lie above 0"),
