@@ -84,7 +84,11 @@ def compare(
     env = EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key)
     loaded = _contestants(entries, env, max_steps, [])
     every = [contestant for runs in loaded.values() for contestant in runs]
-    selecting = bool(select_n) and any(len(runs) > 1 for runs in loaded.values())
+    selecting = bool(select_n)
+    if selecting and all(len(runs) == 1 for runs in loaded.values()):
+        raise LFMError(
+            f"--select_n {select_n}: no policy has several paths to choose from; give them as name=PATH,PATH"
+        )
     reported = range(seed, seed + n_rollouts)
     selected = range(select_seed, select_seed + select_n) if selecting else range(0)
     check_seeds(every, reported, selected)

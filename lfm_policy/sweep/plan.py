@@ -156,8 +156,8 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
     settings = dict(config.methods[method] or {})
     further = settings.pop("samplers", None) or ()
-    if not isinstance(further, list | tuple) or len(set(map(str, further))) < len(further):
-        raise LFMError(f"methods.{method}: samplers {further} must be a list that names each once, as [euler 1]")
+    if not isinstance(further, list | tuple):
+        raise LFMError(f"methods.{method}: samplers {further} must be a list, as [euler 1]")
     folder = Path(config.output_dir) / task / method / f"seed_{seed}"
     folder = folder if budget == 1 else folder.with_name(f"{folder.name}_budget_{budget:g}")
     arguments = ["--config", config.tasks[task].train, "--data.path", str(data_file(config, task))]
@@ -165,6 +165,8 @@ def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: in
     try:
         trained = at_budget(read(arguments), budget)
         samplers = (Sampler(), *(_sampler(text, METHODS[trained.method].samplers) for text in further))
+        if len(set(samplers)) < len(samplers):  # their rows would pass for those of two training runs
+            raise LFMError(f"samplers {further} must be a list that names each once, as [euler 1]")
         return Run(task, method, seed, budget, trained, samplers, len(config.budgets) > 1)
     except LFMError as error:
         raise LFMError(f"methods.{method}: {error}") from error

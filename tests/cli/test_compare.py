@@ -198,6 +198,7 @@ def make_others(folder: Path) -> None:
         ("a kwargs --allow_different_data true", "act in different environments"),
         (f"a b --env_id {PLAIN}", "does not fit environment Plain-v0: observation position"),
         ("a watched", "its training rolled out on seeds 100010 to 100014, which are reported; choose another --seed"),
+        ("a b --select_n 50", "--select_n 50: no policy has several paths to choose from"),
         ("x=a,b c --select_n 50 --select_seed 99990", "selection on seeds 100000 to 100039, which are reported"),
         ("x=a x=b", "x is there already"),
         ("x=a,a b", "names one checkpoint twice"),

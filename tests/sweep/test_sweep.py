@@ -219,7 +219,7 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
             r"'euler 1' is none of this method",
         ),
         (
-            {"methods": {"lfm": {"samplers": ["euler 1", "euler 1"]}}},
+            {"methods": {"lfm": {"samplers": ["euler 1", "euler 01"]}}},
             r"samplers .* must be a list that names each once",
         ),
         ({"methods": {"lfm": {"policy.horizon": 7}}}, r"policy\.horizon: 7 is not divisible"),
