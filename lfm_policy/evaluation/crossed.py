@@ -59,8 +59,8 @@ def crossed_mean(*terms: tuple[float, NDArray[np.float64]]) -> CrossedMean:
 
     Variances are added as for two-way clusters (Cameron, Gelbach and Miller 2011): of episode means, plus of run
     means, less what both contain; degrees of freedom are Satterthwaite's, those of a difference no more than its runs
-    have: few runs that happen to agree would pass for certain, and p below 0.005 came up to four times too often. A single
-    run tells nothing of its training's variance, which then counts as 0. Resampling runs and episodes instead
+    have: few runs that happen to agree would pass for certain, and p below 0.005 came up to four times too often. A
+    single run tells nothing of its training's variance, which then counts as 0. Resampling runs and episodes instead
     (percentile bootstrap) held the truth in 77 % of simulations with two runs each, and in 89 % with three, where
     training varied much; of differences this does in 95 % at least, of one method's mean in 88 to 98 % with two runs
     and in 92 to 98 % with three, less the more training varies.
