@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ PACKAGES = (
     "pymunk",
     "metaworld",
 )
+# other versions of these may make another episode of the same seed
+SIMULATION = ("lfm_policy", "numpy", "scipy", "gymnasium", "robosuite", "mujoco", "gym-pusht", "pymunk", "metaworld")
+# and these another chunk of the same observation
+INFERENCE = ("torch", "torchdiffeq", "diffusers")
 
 
 def provenance() -> dict[str, Any]:
@@ -53,8 +57,13 @@ def without_cwd(argument: str) -> str:
 
 def versions() -> dict[str, str]:
     """Python and the packages that figures depend on, those that are installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    return {"python": platform.python_version(), **versions_of(PACKAGES)}
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Packages by name, those that are installed."""
+    found = {}
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -23,13 +23,11 @@ from lfm_policy.evaluation.environment import EnvSpec, horizon
 from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
-from lfm_policy.provenance import provenance, versions
+from lfm_policy.provenance import SIMULATION, provenance, versions_of
 
 MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to
 MAX_ATTEMPTS = 10
-# other versions of these may make another attempt of the same seed
-DECISIVE = ("lfm_policy", "numpy", "scipy", "gymnasium", "robosuite", "mujoco", "gym-pusht", "pymunk", "metaworld")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,6 @@ def record_demonstrations(
 
 def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
     """What decides an attempt beside its own seed; `seed` is the first."""
-    found = versions()
     return {
         "env_id": job.env.env_id,
         "env_kwargs": dict(job.env.env_kwargs),
@@ -144,7 +141,7 @@ def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
         "success_key": job.env.success_key,
         "expert": job.expert,
         "seed": seed,
-        **{f"version of {package}": found[package] for package in DECISIVE if package in found},
+        **{f"version of {package}": version for package, version in versions_of(SIMULATION).items()},
     }
 
 

@@ -20,11 +20,9 @@ from lfm_policy.evaluation.rows import differences
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.policy import PolicySpec, find_checkpoint
 from lfm_policy.policy.serialization import MODEL_FILE, read_description
-from lfm_policy.provenance import versions, without_cwd
+from lfm_policy.provenance import INFERENCE, SIMULATION, versions_of, without_cwd
 
 NAME = re.compile(r"[\w.+-]+(@[\w.+-]+)?")
-# what a row depends on; other packages may change between one part of a comparison and the next
-PACKAGES = ("lfm_policy", "torch", "numpy", "diffusers", "gymnasium", "robosuite", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,6 @@ class Contestant:
     def identity(self, max_steps: int | None) -> dict[str, Any]:
         """What decides its rows: weights and settings by hash, sampler, environment, versions."""
         built = {"spec": self.description["spec"], "model": self.description["model"]}
-        installed = versions()
         return {
             "checkpoint": {
                 "model_sha256": _sha256((self.folder / MODEL_FILE).read_bytes()),
@@ -82,7 +79,7 @@ class Contestant:
                 "sampler": self.sampler,
             },
             "environment": {**asdict(self.job.env), "max_steps": max_steps},
-            "versions": {name: installed[name] for name in PACKAGES if name in installed},
+            "versions": versions_of((*SIMULATION, *INFERENCE)),
         }
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(folder: Path) -> None:
         assert len(there) == 30
     pairs = [report(out)["pairs"] for out in ("out", "whole")]
     assert pairs[0] == pairs[1]
+
+
+def test_rows_of_another_version_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "compare a b --n_rollouts 2 --max_steps 4 --output_dir out"
+    assert lfm(command) == 0
+    file, version = folder / "out" / "rows" / "a.jsonl", metadata.version
+    before = file.read_bytes()
+    for package in ("pymunk", "torchdiffeq"):
+        with monkeypatch.context() as patch:
+            patch.setattr(metadata, "version", lambda name, other=package: "1.50" if name == other else version(name))
+            assert lfm(command) == 2
+        told = capsys.readouterr().err
+        assert f"rows/a.jsonl: holds rows of another kind (versions.{package}: was " in told
+        assert "now 1.50)" in told
+    assert file.read_bytes() == before
 
 
 def test_several_paths_are_training_seeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

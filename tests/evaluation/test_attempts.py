@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,12 @@ def test_other_settings_are_refused_and_named(
 def test_another_version_of_the_simulator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.hdf5"
     interrupt(path, LAST, monkeypatch)
+    version = metadata.version
     for package in ("mujoco", "pymunk"):
-        monkeypatch.setattr("lfm_policy.evaluation.collect.versions", lambda package=package: {package: "1.50"})
-        with pytest.raises(LFMError, match=rf"version of {package}: was .*, now 1\.50"):
-            record(path, resume=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(metadata, "version", lambda name, other=package: "1.50" if name == other else version(name))
+            with pytest.raises(LFMError, match=rf"settings \(version of {package}: was .*, now 1\.50\)"):
+                record(path, resume=True)
 
 
 def test_what_is_there_is_neither_used_nor_removed_unasked(
