@@ -10,6 +10,7 @@ from lfm_policy.flow.errors import LFMError
 
 if TYPE_CHECKING:
     from lfm_policy.evaluation.collected import Collected
+    from lfm_policy.evaluation.demonstration import Attempt
 
 
 # failed seeds that are printed; the results file has all
@@ -102,13 +103,14 @@ def print_collected(collected: Collected) -> None:
     """Print what a collection came to, a line a subject."""
     summary = collected.summary()
     (low, high), lengths = summary["wilson95"], summary["lengths"]
-    n, attempts, failed = summary["n_success"], summary["n_attempts"], summary["failed_seeds"]
+    n, attempts = summary["n_success"], summary["n_attempts"]
+    failed = [_failed(attempt) for attempt in collected.attempts if not attempt.success]
     megabytes = collected.path.stat().st_size / 1e6
     print(f"{collected.path}: {n} demonstrations, {collected.n_frames} frames, {megabytes:.1f} MB")
     rate = f"{n} of {attempts} attempts = {summary['success_rate']:.3f} (95 % {low:.3f} to {high:.3f})"
     print(f"success    {rate}")
     if failed:
-        print(f"failed     seed {', '.join(map(str, failed[:SHOWN]))}{', …' if len(failed) > SHOWN else ''}")
+        print(f"failed     seed {', '.join(failed[:SHOWN])}{', …' if len(failed) > SHOWN else ''}")
     spread = f"sd {lengths['sd']:.1f}, {lengths['min']} to {lengths['max']}, median {lengths['median']:.0f}"
     print(f"length     {lengths['mean']:.1f} steps on average, {spread}")
     for choice, counts in summary["strategies"].items():
@@ -119,6 +121,10 @@ def print_collected(collected: Collected) -> None:
     else:
         wall = summary["wall_seconds_per_episode"]
         print(f"time       {collected.seconds:.1f} s, {wall:.2f} s and {cores}")
+
+
+def _failed(attempt: Attempt) -> str:
+    return f"{attempt.seed} ({attempt.error})" if attempt.error else str(attempt.seed)
 
 
 def env_id_of_task(task: str) -> str:

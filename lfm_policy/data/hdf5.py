@@ -15,6 +15,9 @@ import numpy as np
 
 from lfm_policy.flow.errors import LFMError
 
+# attributes of `data`: the name of what a file was converted from; the attempts that it was collected in
+SOURCE, ATTEMPTS = "source", "attempts"
+
 
 @contextmanager
 def open_hdf5(path: str | Path) -> Iterator[h5py.File]:

@@ -21,6 +21,13 @@ from lfm_policy.flow.errors import LFMError
 SETTINGS = "settings.json"
 # what is no array, as JSON in the bytes of one
 TOLD = "told"
+# remedies, which a command with other options replaces by its own
+RESUME = "--resume true goes on from there"
+ANEW = "start anew with --overwrite true"
+
+
+class TooFewSucceed(LFMError):
+    """Going on in the same way would not help; the error tells what would."""
 
 
 class Attempts:
@@ -61,17 +68,14 @@ class Attempts:
         try:
             old = json.loads((self.folder / SETTINGS).read_text())
         except (OSError, ValueError) as error:
-            raise LFMError(
-                f"{self.folder / SETTINGS}: cannot be read ({error}); --overwrite true starts anew"
-            ) from error
+            raise LFMError(f"{self.folder / SETTINGS}: cannot be read ({error}); {ANEW}") from error
         new = json.loads(json.dumps(settings))
         changed = [
             f"{key}: was {old.get(key)}, now {new.get(key)}" for key in old | new if old.get(key) != new.get(key)
         ]
         if changed:
             raise LFMError(
-                f"{self.folder}: cannot resume with other settings ({'; '.join(changed)}); undo that, or start anew "
-                "with --overwrite true"
+                f"{self.folder}: cannot resume with other settings ({'; '.join(changed)}); undo that, or {ANEW}"
             )
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
@@ -114,7 +118,8 @@ def keeping_attempts(path: Path, settings: Mapping[str, Any], resume: bool, over
 
     settings: what decides an attempt beside its seed. Attempts that are there are used with `resume`, if they were
     made with the same settings, and removed with `overwrite` alone. LFMError where they are neither, and while
-    another process collects the same file; an LFMError of the block names the attempts that are kept.
+    another process collects the same file; an LFMError of the block names the attempts that are kept, and how to go
+    on where that helps.
     """
     attempts = Attempts(path)
     with _locked(attempts.folder):
@@ -155,7 +160,8 @@ def _naming_what_is_kept(attempts: Attempts) -> Iterator[None]:
         kept = len(attempts.seeds())
         if not kept:
             raise
-        raise LFMError(f"{error}; {kept} finished attempts are kept, --resume true goes on from there") from error
+        how = "" if isinstance(error, TooFewSucceed) else f", {RESUME}"
+        raise LFMError(f"{error}; {kept} finished attempts are kept{how}") from error
 
 
 @contextlib.contextmanager

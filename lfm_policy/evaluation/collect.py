@@ -15,8 +15,9 @@ from typing import Any
 import gymnasium
 from tqdm import tqdm
 
+from lfm_policy.data.hdf5 import ATTEMPTS
 from lfm_policy.data.writer import DatasetWriter, refuse_existing
-from lfm_policy.evaluation.attempts import Attempts, keeping_attempts
+from lfm_policy.evaluation.attempts import ANEW, Attempts, TooFewSucceed, keeping_attempts
 from lfm_policy.evaluation.collected import Collected
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration, Expert, demonstrate
 from lfm_policy.evaluation.environment import EnvSpec, horizon
@@ -28,6 +29,7 @@ from lfm_policy.provenance import SIMULATION, provenance, versions_of
 MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to
 MAX_ATTEMPTS = 10
+MORE = "raise --max_attempts and add --resume true, or lower --n"
 
 
 @dataclass(frozen=True)
@@ -168,19 +170,27 @@ def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[An
             bar.update(attempt.success)
             if successes == n:
                 return attempts
-            _check_rate(env_id, successes, len(attempts), n)
-    raise LFMError(
-        f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted; "
-        "raise --max_attempts or lower --n"
+            _check_rate(env_id, attempts, n)
+    raise TooFewSucceed(
+        f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted{_last_error(attempts)}; "
+        f"{MORE}"
     )
 
 
-def _check_rate(env_id: str, successes: int, attempts: int, n: int) -> None:
-    if attempts >= max(20, n) and successes < MIN_SUCCESS_RATE * attempts:
-        raise LFMError(
-            f"environment {env_id}: its expert succeeded in {successes} of {attempts} attempts, fewer than "
-            f"{MIN_SUCCESS_RATE:.0%}; mend the expert, then start anew with --overwrite true"
+def _check_rate(env_id: str, attempts: Sequence[Attempt], n: int) -> None:
+    if len(attempts) < max(20, n):
+        return
+    successes = sum(attempt.success for attempt in attempts)
+    if successes < MIN_SUCCESS_RATE * len(attempts):
+        raise TooFewSucceed(
+            f"environment {env_id}: its expert succeeded in {successes} of {len(attempts)} attempts, fewer than "
+            f"{MIN_SUCCESS_RATE:.0%}{_last_error(attempts)}; mend the expert, then {ANEW}"
         )
+
+
+def _last_error(attempts: Sequence[Attempt]) -> str:
+    """The last exception of an expert, to be told beside its rate."""
+    return next((f"; seed {attempt.seed}: {attempt.error}" for attempt in reversed(attempts) if attempt.error), "")
 
 
 def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], **options: Any) -> int:
@@ -188,7 +198,7 @@ def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], **options: A
     seeds = [attempt.seed for attempt in attempts if attempt.success]
     failed = [attempt.seed for attempt in attempts if not attempt.success]
     # as text: an attribute of numbers has a limit of 64 kB
-    attrs = {"attempts": len(attempts), "failed_seeds": json.dumps(failed)}
+    attrs = {ATTEMPTS: len(attempts), "failed_seeds": json.dumps(failed)}
     env_args = kept.read(seeds[0]).env_args
     with DatasetWriter(path, env_args, attrs=attrs, folder=kept.folder, **options) as writer:
         for seed in seeds:

@@ -23,7 +23,7 @@ class Attempt:
     """What an attempt of `length` steps came to.
 
     strategy: which of several ways the expert chose, by the name of the choice; {} if it tells none.
-    core_seconds: processor time that it took.
+    core_seconds: processor time that it took. error: the exception by which the expert gave up, "" if by none.
     """
 
     seed: int
@@ -31,6 +31,7 @@ class Attempt:
     length: int
     strategy: dict[str, str] = field(default_factory=dict)
     core_seconds: float = 0.0
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def demonstrate(
     """Let an expert act from the first state of `seed` until it is done, or at the limit.
 
     A success is one that still holds at the last step: an expert goes on for a while after reaching it, so
-    that a policy learns to hold what it has reached. `ends` stops where the environment says so, too.
+    that a policy learns to hold what it has reached. `ends` stops where the environment says so, too. An expert that
+    raises has failed; what the environment raises is raised.
     """
     inner: Any = env.unwrapped
     observation, _ = env.reset(seed=seed)
@@ -75,14 +77,22 @@ def demonstrate(
         raise LFMError(f"environment {env_name(env)}: {told}") from error
     while not (expert.done or over) and (limit is None or len(steps) < limit):
         state = read_state()
-        action = np.array(expert.act(), dtype=env.action_space.dtype)
+        try:
+            action = np.array(expert.act(), dtype=env.action_space.dtype)
+        except Exception as error:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Demonstration(seed, False, len(steps), _strategy(expert), error=told)
         after, reward, terminated, truncated, info = env.step(action)
         steps.append(observe(observation), action, float(reward), state, info)
         observation, over = after, ends and (terminated or truncated)
     success = bool(steps.dones) and steps.dones[-1]
-    strategy = dict(getattr(expert, "strategy", {}))
+    strategy = _strategy(expert)
     datasets = steps.datasets(seed, strategy, observe(observation)) if success else {}
     return Demonstration(seed, success, len(steps), strategy, datasets=datasets)
+
+
+def _strategy(expert: Expert) -> dict[str, str]:
+    return dict(getattr(expert, "strategy", {}))
 
 
 class _Steps:

@@ -107,7 +107,7 @@ class RowStore:
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str, str] = ("was", "now")) -> list[str]:
     """Every field of two nested mappings that differs, as `checkpoint.step: was 40, now 50`."""
-    left, right = _flat(was), _flat(now)
+    left, right = flat(was), flat(now)
     return [
         f"{name}: {words[0]} {left.get(name, 'nothing')}, {words[1]} {right.get(name, 'nothing')}"
         for name in dict.fromkeys([*left, *right])
@@ -115,11 +115,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values within nested mappings by dotted names."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return found
 
 

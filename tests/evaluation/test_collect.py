@@ -15,6 +15,7 @@ from lfm_policy.data import read_demonstrations, split_names
 from lfm_policy.evaluation.collect import Collected, Expert, demonstrate, record_demonstrations
 from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.flow.errors import LFMError
+from tests.helpers.experts import RAISING
 from tests.helpers.point import FAILING, FLAT, PLAIN, POINT, REACH, STEP
 
 N, SEED = 6, 3
@@ -93,6 +94,29 @@ def test_failures_are_left_out_and_the_next_seed_is_taken(tmp_path: Path) -> Non
         seeds = [demo.attrs["seed"] for demo in file["data"].values()]
     assert seeds == list(range(SEED, SEED + 3 * N, 3))
     assert (result.n_episodes, result.n_attempts) == (N, 3 * N - 2)
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_an_expert_that_raises_has_failed(tmp_path: Path, n_procs: int) -> None:
+    """Counted with its reason and the step that it reached, never written; the next seed is taken."""
+    path = tmp_path / "raises.hdf5"
+    collected = record(path, expert=RAISING, n_procs=n_procs)
+    failed = [attempt for attempt in collected.attempts if not attempt.success]
+    assert [(attempt.seed, attempt.length, attempt.error) for attempt in failed] == [
+        (seed, 2, f"KeyError: 'seed {seed} has no cube'") for seed in range(SEED, SEED + len(collected.attempts), 4)
+    ]
+    assert collected.n_attempts == N + len(failed)
+    with h5py.File(path) as file:
+        assert file["data"].attrs["failed_seeds"] == json.dumps([attempt.seed for attempt in failed])
+        seeds = [int(file["data"][f"demo_{index}"].attrs["seed"]) for index in range(N)]
+    assert seeds == [attempt.seed for attempt in collected.attempts if attempt.success]
+
+
+def test_an_expert_that_always_raises_is_told_with_its_reason(tmp_path: Path) -> None:
+    told = r"succeeded in 0 of 20 attempts, fewer than 10%; seed 22: KeyError: 'seed 22 has no cube'; mend the expert"
+    with pytest.raises(LFMError, match=told):
+        record(tmp_path / "none.hdf5", expert="tests.helpers.experts:hopeless")
+    assert not (tmp_path / "none.hdf5").exists()
 
 
 def test_what_fails_too_often_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ BEGUN = "LFM_TEST_BEGUN"
 STOP = "LFM_TEST_STOP"
 STOPPED = "tests.helpers.experts:stopped"
 SIDED = "tests.helpers.experts:sided"
+RAISING = "tests.helpers.experts:raising"
 
 
 class SidedExpert(PointExpert):
@@ -48,3 +49,27 @@ def stopped(env: Any, seed: int) -> SidedExpert:
             os.kill(os.getppid() if in_worker else os.getpid(), signal)
             time.sleep(30 if in_worker else 0)
     return SidedExpert(env, seed)
+
+
+class RaisingExpert(PointExpert):
+    """Raises after so many steps."""
+
+    def __init__(self, env: Any, seed: int, steps: int) -> None:
+        super().__init__(env.unwrapped, lazy=False)
+        self.seed, self.left = seed, steps
+
+    def act(self) -> Any:
+        if not self.left:
+            raise KeyError(f"seed {self.seed} has no cube")
+        self.left -= 1
+        return super().act()
+
+
+def raising(env: Any, seed: int) -> PointExpert:
+    """An expert that raises in seeds 3, 7, 11 …, and does well in others."""
+    return RaisingExpert(env, seed, 2) if seed % 4 == 3 else PointExpert(env.unwrapped, lazy=False)
+
+
+def hopeless(env: Any, seed: int) -> PointExpert:
+    """One that raises at once."""
+    return RaisingExpert(env, seed, 0)
