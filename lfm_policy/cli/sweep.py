@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from lfm_policy.cli.parser import make_parser
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.sweep.demonstrations import check_made
 from lfm_policy.sweep.plan import SweepConfig, data_file, plan_runs
 from lfm_policy.sweep.run import task_folder
 
 if TYPE_CHECKING:
     from lfm_policy.evaluation.comparison import Comparison
-    from lfm_policy.sweep.plan import Run
+    from lfm_policy.sweep.demonstrations import check_made
+from lfm_policy.sweep.plan import Run
 
 ABOUT = "Collect, train, roll out and compare methods on tasks; what is done already is not done again."
 
@@ -48,7 +50,7 @@ def sweep(config: SweepConfig, progress: bool = True) -> int:
 
 def make_data(config: SweepConfig, task: str) -> None:
     """Collect or convert a task's demonstrations, unless they are there; the results get what collecting came to."""
-    from lfm_policy.cli.collect import collect, env_id_of_task
+    from lfm_policy.cli.collect import env_id_of_task
     from lfm_policy.cli.convert import convert
 
     path, wanted = data_file(config, task), config.tasks[task]
@@ -57,19 +59,29 @@ def make_data(config: SweepConfig, task: str) -> None:
         convert(wanted.source, str(path), env_id=env_id_of_task(wanted.task), n_procs=config.n_procs)
     elif not path.is_file() and wanted.data is None:
         figures.unlink(missing_ok=True)  # of demonstrations that are gone
-        collect(
-            str(path),
-            wanted.task,
-            wanted.n_demonstrations,
-            config.n_procs,
-            json=str(figures),
-            resume=True,
-            executor=config.executor,
-            ray_address=config.ray_address,
-        )
+        _collect(config, task, path, figures)
     if config.results and wanted.data is None and figures.is_file():
         _make_folder("results", Path(config.results))
         shutil.copyfile(figures, Path(config.results) / f"{task}_demonstrations.json")
+
+
+def _collect(config: SweepConfig, task: str, path: Path, figures: Path) -> None:
+    from lfm_policy.cli.collect import env_id_of_task, print_collected
+    from lfm_policy.evaluation.attempts import ANEW, RESUME, attempts_folder
+    from lfm_policy.evaluation.collect import MORE, record_demonstrations
+    from lfm_policy.evaluation.environment import EnvSpec
+    from lfm_policy.evaluation.files import write_json
+
+    wanted, place = config.tasks[task], config.place()
+    env = EnvSpec(env_id_of_task(wanted.task))
+    try:
+        collected = record_demonstrations(path, env, wanted.n_demonstrations, n_procs=place, resume=True, progress=True)
+    except LFMError as error:
+        told = str(error).replace(RESUME, "the same command goes on from there")
+        told = told.replace(ANEW, f"remove {attempts_folder(path)}")
+        raise LFMError(told.replace(MORE, f"lower tasks.{task}.n_demonstrations")) from error
+    print_collected(collected)
+    write_json(figures, collected.to_json())
 
 
 def write(task: str, comparison: Comparison, is_whole: bool, config: SweepConfig) -> None:
@@ -113,6 +125,8 @@ def _check(config: SweepConfig, runs: Sequence[Run]) -> None:
             gymnasium.spec(env_id)
         except (gymnasium.error.Error, ImportError) as error:
             raise LFMError(f"tasks.{name}: task {task.task} is no environment ({error})") from error
+        if task.data is None and data_file(config, name).is_file():
+            check_made(name, data_file(config, name), task, env_id_of_task(task.task))
     for run in runs:
         check_device(run.config.device)
         check_horizon(run.config.policy.horizon, run.config.network)

@@ -14,6 +14,7 @@ from lfm_policy.conversion.recording import Episode, Recording
 from lfm_policy.conversion.replayed import Replayer, can_replay
 from lfm_policy.conversion.robosuite_files import read_hdf5, write_robosuite
 from lfm_policy.conversion.stores import is_zarr, open_zarr, read_npz, write_npz, write_zarr
+from lfm_policy.data.hdf5 import SOURCE
 from lfm_policy.data.writer import DatasetWriter
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.executor import map_seeds
@@ -174,6 +175,7 @@ def _write(conversion: Conversion, recording: Recording, episodes: Iterator[Epis
 def _write_robomimic(conversion: Conversion, recording: Recording, episodes: Iterator[Episode]) -> None:
     options: dict[str, Any] = {"overwrite": conversion.overwrite, "valid_fraction": conversion.valid_fraction}
     options["masks"] = _renamed(recording.names, recording.masks)
+    options["attrs"] = {SOURCE: conversion.source.name}
     with DatasetWriter(conversion.output, recording.env_args, **options) as writer:
         for episode in episodes:
             if not episode.observations:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lfm_policy.evaluation.executor import Executor, Kind
+from lfm_policy.evaluation.rows import flat
 from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig
 from lfm_policy.training.methods import METHODS
@@ -19,6 +20,8 @@ ReadConfig = Callable[[list[str]], TrainConfig]
 NAME = re.compile(r"[\w.+-]+")
 # fields of a training run that a sweep decides
 OWNED = ("config", "data.path", "output_dir", "overwrite", "resume", "rollout", "seed", "stop_after")
+# fields of `data` that no method may have for itself
+ALIKE = ("obs_keys", "representation", "rotation", "filter_key", "valid_fraction")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class SweepConfig:
             if field in ("tasks", "methods") and (bad := [name for name in values if not NAME.fullmatch(name)]):
                 raise LFMError(f"{field}: '{bad[0]}' is no name; use letters, digits and . _ + -")
         for method, settings in self.methods.items():
-            owned = [field for field in settings or {} if field.startswith(OWNED)]
+            owned = [field for field in flat(settings or {}) if field.startswith(OWNED)]
             if owned:
                 raise LFMError(f"methods.{method}: {owned[0]} is the sweep's own; leave it out")
         if self.baseline and self.baseline not in self.methods:
@@ -150,7 +153,21 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
             for seed in config.seeds:
                 for method in config.methods:
                     runs.append(_run(config, read, task, method, seed, budget))
+                    _check_alike(runs[0], runs[-1])
     return runs
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    """LFMError where two runs of a task would not learn from the same data or act in the same environment."""
+    if first.task != other.task:
+        return
+    for field in ALIKE:
+        was, now = (getattr(run.config.data, field) for run in (first, other))
+        if was != now:
+            raise LFMError(
+                f"methods.{other.method}: data.{field} {now} is not that of {first.method}, {was}; methods of a sweep "
+                "learn from the same data, give it to all in the task's training file"
+            )
 
 
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
@@ -164,7 +181,7 @@ def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: in
     arguments += ["--output_dir", str(folder), "--seed", str(seed), *_flags(settings)]
     try:
         trained = at_budget(read(arguments), budget)
-        samplers = (Sampler(), *(_sampler(text, METHODS[trained.method].samplers) for text in further))
+        samplers = (Sampler(), *(_sampler(text, trained) for text in further))
         if len(set(samplers)) < len(samplers):  # their rows would pass for those of two training runs
             raise LFMError(f"samplers {further} must be a list that names each once, as [euler 1]")
         return Run(task, method, seed, budget, trained, samplers, len(config.budgets) > 1)
@@ -192,11 +209,14 @@ def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
         yield value if isinstance(value, str) else json.dumps(value)
 
 
-def _sampler(text: object, known: tuple[str, ...]) -> Sampler:
+def _sampler(text: object, config: TrainConfig) -> Sampler:
     method, _, steps = str(text).partition(" ")
     if not (method and steps.isdigit() and int(steps)):
         raise LFMError(f"samplers: '{text}' is none; write method and steps, such as 'euler 1'")
+    known = METHODS[config.method].samplers
     if method not in known:
         choice = ", ".join(known) or "no choice"
         raise LFMError(f"samplers: '{text}' is none of this method's; it has {choice}")
+    if METHODS[config.method].sampled(config, method, int(steps)) == config:
+        raise LFMError(f"samplers: '{text}' is what its runs have as their own; leave it out")
     return Sampler(method, int(steps))

@@ -38,6 +38,16 @@ GLOBAL: dict[str, Any] = {
 DIRECT: dict[str, Any] = {**GLOBAL, "initial_diffusion": 0.0}
 
 
+def _solved(config: TrainConfig, method: str, steps: int) -> TrainConfig:
+    given: Any = {"method": method, "steps": steps}
+    return replace(config, sampler=replace(config.sampler, **given))
+
+
+def _scheduled(config: TrainConfig, method: str, steps: int) -> TrainConfig:
+    given: Any = {"scheduler": method, "steps": steps}
+    return replace(config, diffusion=replace(config.diffusion, **given))
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to learn.
@@ -48,6 +58,7 @@ class Method:
         flow: fields of `flow` that it fixes.
         one_network: whether one network does it all, for which `global_channels` are, rather than one a sub-flow.
         samplers: methods by which its chunks may be drawn.
+        sampled: a config whose chunks are drawn by one of these in a number of steps; LFMError where that cannot be.
     """
 
     build: Callable[[TrainConfig, PolicySpec, int], FittedPolicy]
@@ -55,6 +66,7 @@ class Method:
     flow: dict[str, Any]
     one_network: bool = False
     samplers: tuple[str, ...] = tuple(FIXED_STEP)
+    sampled: Callable[[TrainConfig, str, int], TrainConfig] = _solved
 
     def settle(self, config: TrainConfig) -> dict[str, Any]:
         """Fields of a config that this method changes, by name; none where they are as it wants them.
@@ -141,6 +153,7 @@ METHODS: dict[str, Method] = {
         DIRECT,
         one_network=True,
         samplers=get_args(SchedulerName),
+        sampled=_scheduled,
     ),
     # behaviour cloning by least squares: no noise, one evaluation
     "regression": Method(

@@ -65,6 +65,7 @@ def test_a_replay_buffer_becomes_episodes(tmp_path: Path, kind: str) -> None:
         assert set(file["data/demo_0/obs"]) == {"keypoint"}, "states are no observation, pictures are left out"
         np.testing.assert_array_equal(file["data/demo_2/states"][()], arrays["state"][5:])
         assert {*file["mask/train"][()], *file["mask/valid"][()]} == {b"demo_0", b"demo_1", b"demo_2"}
+        assert file["data"].attrs["source"] == source.name
 
 
 def test_a_mapping_picks_observations(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import yaml
 
 from lfm_policy.cli.main import main
 from lfm_policy.cli.sweep import sweep
 from lfm_policy.cli.train import parse
+from lfm_policy.data.hdf5 import SOURCE
 from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.evaluation.attempts import attempts_folder
 from lfm_policy.evaluation.collect import record_demonstrations
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.episode import reproducible
@@ -28,7 +32,7 @@ from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, plan_runs
 from lfm_policy.sweep.run import waves
 from lfm_policy.sweep.training import has_checkpoint, is_done
 from lfm_policy.training import TrainConfig, Trainer
-from tests.helpers.point import PLAIN
+from tests.helpers.point import FAILING, PLAIN, POINT
 
 CONFIGS = sorted(Path("configs/sweep").glob("*.yaml"))
 TRAIN = {
@@ -157,9 +161,48 @@ def test_a_run_of_other_demonstrations_is_refused(finished: SweepConfig, tmp_pat
 def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: Path) -> None:
     """The error names the run; the other process is ended within its training."""
     long = {"training.steps": 100_000, "training.checkpoint_every": 100_000}
-    config = config_of(tmp_path, data, methods={"lfm": long, "bad": {"data.obs_keys": ["nope"]}}, n_procs=2)
-    with pytest.raises(LFMError, match=r"bad/seed_0: .*nope"):
+    config = config_of(tmp_path, data, methods={"lfm": long, "bad": {"training.learning_rate": 1e30}}, n_procs=2)
+    with pytest.raises(LFMError, match=r"bad/seed_0: loss of all stretches together is nan at step"):
         sweep(config, progress=False)
+    assert not multiprocessing.active_children()
+    assert not is_done(runs_of(config)[0])
+
+
+def test_demonstrations_that_a_sweep_would_make_otherwise_are_refused_by_field(tmp_path: Path, data: Path) -> None:
+    """Those of a finished sweep, whose config asks for others now; what is there is not touched."""
+    config = config_of(tmp_path, data, methods={"regression": {"method": "regression"}})
+    point = replace(config.tasks["point"], data=None, n_demonstrations=4)
+    made = replace(config, tasks={"point": point})
+    assert sweep(made, progress=False) == 0
+    before = files(tmp_path)
+    for changed, told in (
+        ({"n_demonstrations": 5}, r"n_demonstrations: was 4, now 5"),
+        ({"task": POINT}, rf"task: was {PLAIN}, now {POINT}"),
+        ({"source": str(data)}, r"source: was none, now data\.hdf5"),
+    ):
+        with pytest.raises(
+            LFMError, match=rf"tasks\.point: .*data\.hdf5 was made with other settings \({told}\); undo"
+        ):
+            sweep(replace(made, tasks={"point": replace(point, **changed)}), progress=False)
+    assert files(tmp_path) == before
+    with h5py.File(Path(config.output_dir, "point", "data.hdf5"), "a") as file:
+        file["data"].attrs[SOURCE] = "human.zarr"  # as `lfm convert` notes it
+    with pytest.raises(LFMError, match=r"\(source: was human\.zarr, now none\)"):
+        sweep(made, progress=False)
+
+
+def test_a_collection_that_fails_names_what_the_sweep_has(tmp_path: Path, data: Path) -> None:
+    config = config_of(tmp_path, data)
+    task = replace(config.tasks["point"], data=None, task=FAILING, n_demonstrations=30)
+    file = tmp_path / "out" / "point" / "data.hdf5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lfm_policy.evaluation.collect.MIN_SUCCESS_RATE", 0.9)
+        with pytest.raises(LFMError, match=rf"fewer than 90%; mend the expert, then remove {attempts_folder(file)}; "):
+            sweep(replace(config, tasks={"point": task}), progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lfm_policy.evaluation.collect.MAX_ATTEMPTS", 2)
+        with pytest.raises(LFMError, match=r"30 wanted; lower tasks\.point\.n_demonstrations; "):
+            sweep(replace(config, tasks={"point": task}), progress=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -214,6 +257,24 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
         ({"seeds": (0, 0)}, r"seeds: \[0, 0\] names one twice"),
         ({"methods": {"lfm@1": {}}}, r"methods: 'lfm@1' is no name"),
         ({"methods": {"lfm": {"seed": 7}}}, r"methods\.lfm: seed is the sweep's own"),
+        ({"methods": {"lfm": {"data": {"path": "other.hdf5"}}}}, r"methods\.lfm: data\.path is the sweep's own"),
+        (
+            {"methods": {**METHODS, "few": {"data.filter_key": "train"}}},
+            r"methods\.few: data\.filter_key train is not that of lfm, None; methods of a sweep learn",
+        ),
+        (
+            {"methods": {**METHODS, "far": {"data.representation": "absolute"}}},
+            r"methods\.far: data\.representation absolute is not that of lfm, delta",
+        ),
+        ({"methods": {"lfm": {"samplers": ["midpoint 2"]}}}, r"'midpoint 2' is what its runs have as their own"),
+        (
+            {"methods": {"diffusion": {"method": "diffusion", "samplers": ["ddim 200"]}}},
+            r"methods\.diffusion: diffusion\.steps: 200 must lie between 1 and diffusion\.n_levels 100",
+        ),
+        (
+            {"methods": {"diffusion": {"method": "diffusion", "samplers": ["ddim 16"]}}},
+            r"'ddim 16' is what its runs have as their own",
+        ),
         (
             {"methods": {"regression": {"method": "regression", "samplers": ["euler 1"]}}},
             r"'euler 1' is none of this method",

@@ -1,0 +1,35 @@
+"""The demonstrations that a sweep has made, held against what its config asks for now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lfm_policy.data.hdf5 import ATTEMPTS, SOURCE, demo_names, open_hdf5, read_env_args
+from lfm_policy.data.robomimic import env_id_of
+from lfm_policy.flow import LFMError
+from lfm_policy.sweep.plan import TaskConfig
+
+
+def check_made(name: str, path: Path, task: TaskConfig, env_id: str) -> None:
+    """LFMError naming every field in which the file at `path` is not what the sweep's task `name` would make now."""
+    changed = list(_differences(path, task, env_id))
+    if changed:
+        raise LFMError(
+            f"tasks.{name}: {path} was made with other settings ({'; '.join(changed)}); undo that, or remove the file "
+            "and the runs trained on it"
+        )
+
+
+def _differences(path: Path, task: TaskConfig, env_id: str) -> Iterator[str]:
+    with open_hdf5(path) as file:
+        attrs, n = file["data"].attrs, len(demo_names(file))
+        made_for = env_id_of(read_env_args(file), path)
+        source, is_collected = attrs.get(SOURCE), ATTEMPTS in attrs
+    if made_for != env_id:
+        yield f"task: was {made_for}, now {env_id}"
+    wanted = None if task.source is None else Path(task.source).name
+    if (source or is_collected) and source != wanted:
+        yield f"source: was {source or 'none'}, now {wanted or 'none'}"
+    if task.source is None and n != task.n_demonstrations:
+        yield f"n_demonstrations: was {n}, now {task.n_demonstrations}"
