@@ -72,8 +72,14 @@ def compare(
     _check_numbers(n_rollouts=(n_rollouts, 1), seed=(seed, 0), select_n=(select_n, 0), select_seed=(select_seed, 0))
     steps = parse_steps(solver_steps)
 
-    from lfm_policy.evaluation.contest import Contest, prepare_folder
-    from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, parse_entries
+    from lfm_policy.evaluation.contest import Contest, check_file_names, prepare_folder
+    from lfm_policy.evaluation.contestants import (
+        check_data,
+        check_environment,
+        check_runs,
+        check_seeds,
+        parse_entries,
+    )
     from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.executor import Executor
 
@@ -89,6 +95,9 @@ def compare(
         raise LFMError(
             f"--select_n {select_n}: no policy has several paths to choose from; give them as name=PATH,PATH"
         )
+    if not selecting:  # several paths are candidates otherwise
+        for runs in loaded.values():
+            check_runs(runs)
     reported = range(seed, seed + n_rollouts)
     selected = range(select_seed, select_seed + select_n) if selecting else range(0)
     check_seeds(every, reported, selected)
@@ -96,6 +105,7 @@ def compare(
     contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
     sampled = _contestants(entries, env, max_steps, steps)
     _check_baseline(baseline, list(sampled))
+    check_file_names(sampled)
 
     prepare_folder(contest.folder, overwrite)
     if selecting:

@@ -7,8 +7,9 @@ from typing import Any
 
 from lfm_policy.data.tables import Table, load_table
 from lfm_policy.density.estimator import LocalFlowDensity
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow import LFMError
-from lfm_policy.training.folder import differences, plain
+from lfm_policy.training.folder import plain
 
 
 @dataclass(frozen=True)

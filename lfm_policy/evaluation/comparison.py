@@ -114,9 +114,9 @@ class RunPair:
 class Pair:
     """Two labels on the same episodes.
 
-    runs: their training runs, paired in order. episodes: how many would tell them apart in all with 80 % power at 5 %
-    over all pairs, None if no number would. is_exact: whether each is one training run, so that success is tested
-    exactly.
+    runs: their training runs, paired in order where both have as many, else none. episodes: how many would tell them
+    apart in all with 80 % power at 5 % over all pairs, None if no number would. is_exact: whether each is one training
+    run, so that success is tested exactly.
     """
 
     labels: tuple[str, str]
@@ -283,17 +283,18 @@ def _score(values: NDArray[np.float64]) -> Figure:
 
 def _pair(a: Method, b: Method, seeds: Sequence[int], alpha: float) -> Pair:
     runs = tuple(_run_pair(left, right, seeds) for left, right in zip(a.runs, b.runs, strict=False))
-    single = len(a.runs) == len(b.runs) == 1
+    single, interval = len(a.runs) == len(b.runs) == 1, runs[0].interval
+    runs = runs if len(a.runs) == len(b.runs) else ()
     score = None if a.score is None else _score_difference(a, b, seeds, single)
     if single:
         counts = runs[0].counts
         success, needed = (
-            Difference(counts.difference, runs[0].interval, runs[0].p),
+            Difference(counts.difference, interval, runs[0].p),
             episodes_needed(counts, alpha=alpha),
         )
         return Pair((a.label, b.label), success, score, runs, needed, True)
     mean = crossed_mean((1.0, _grid(a.runs, "success", seeds)), (-1.0, _grid(b.runs, "success", seeds)))
-    low, high = mean.interval() if mean.variance else runs[0].interval  # every run and episode alike
+    low, high = mean.interval() if mean.variance else interval  # every run and episode alike
     success = Difference(mean.value, (max(low, -1.0), min(high, 1.0)), mean.p_value)
     return Pair((a.label, b.label), success, score, runs, mean.episodes_needed(alpha=alpha), False)
 

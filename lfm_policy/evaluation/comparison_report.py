@@ -102,7 +102,7 @@ def _pair_rows(comparison: Comparison) -> list[list[str]]:
     rows = [[*head, "first is", "more episodes"]]
     for pair in comparison.pairs:
         cells = [asdict(run.counts).values() for run in pair.runs]
-        counts = "/".join(str(sum(cell)) for cell in zip(*cells, strict=True))
+        counts = "/".join(str(sum(cell)) for cell in zip(*cells, strict=True)) or "-"
         more = _more(pair, len(comparison.seeds))
         rows.append([" - ".join(pair.labels), counts, *_difference(pair.success), more])
     return rows
@@ -139,8 +139,8 @@ def _notes(comparison: Comparison) -> list[str]:
     if crossed:
         told.append(
             "Several training runs: mean difference with Student's interval over training runs and episodes (two-way "
-            "clusters), p of the same; counts are of training runs in their order, and summed. McNemar's test "
-            "of each pair of runs stands in comparison.json."
+            "clusters), p of the same; counts are of training runs in their order, and summed, if both have as many. "
+            "McNemar's test of each pair of runs stands in comparison.json."
         )
     if any(pair.score for pair in pairs):
         how = "; bootstrap interval, p by flipping signs of paired differences" * exact

@@ -89,6 +89,13 @@ def file_names(label: str, runs: Sequence[Contestant]) -> list[str]:
     return [f"{label}.seed{seed}" for seed in seeds]
 
 
+def check_file_names(methods: Mapping[str, Sequence[Contestant]]) -> None:
+    """LFMError where two labels would keep their rows in one file."""
+    names = [name for label, runs in methods.items() for name in file_names(label, runs)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise LFMError(f"{twice[0]}: names two files of rows; give the policy of that name another one")
+
+
 def prepare_folder(folder: Path, overwrite: bool) -> None:
     """Make the folder; `overwrite` removes an earlier comparison from it. LFMError if it cannot be made."""
     try:

@@ -15,8 +15,8 @@ import yaml
 from lfm_policy.data.action_space import major_minor
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
+from lfm_policy.evaluation.fields import UNESSENTIAL, differences
 from lfm_policy.evaluation.rollout import CheckpointSource, RolloutJob, rollout_job
-from lfm_policy.evaluation.rows import differences
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.policy import PolicySpec, find_checkpoint
 from lfm_policy.policy.serialization import MODEL_FILE, read_description
@@ -161,6 +161,32 @@ def load(
     return Contestant(label, folder, description, policy.spec, policy.sampler, policy.nfe, policy.multiply_adds, job)
 
 
+def check_runs(contestants: Sequence[Contestant]) -> None:
+    """LFMError where checkpoints of one label are not training runs of one method, naming what differs."""
+    first = contestants[0]
+    for other in contestants[1:]:
+        folders = without_cwd(str(first.folder)), without_cwd(str(other.folder))
+        told = differences(_trained(first), _trained(other), (*UNESSENTIAL, "seed", "teacher"), folders)
+        if told:
+            raise LFMError(
+                f"{first.label}: its paths are not training runs of one method ({'; '.join(told[:4])}); "
+                "give each a name of its own"
+            )
+    seen: dict[str, Path] = {}
+    for run in contestants:
+        there = seen.setdefault(_sha256((run.folder / MODEL_FILE).read_bytes()), run.folder)
+        if there != run.folder:
+            raise LFMError(
+                f"{first.label}: {without_cwd(str(run.folder))} has the weights of {without_cwd(str(there))}; "
+                "give each training run once"
+            )
+
+
+def _trained(contestant: Contestant) -> dict[str, Any]:
+    told = {"type": contestant.description["type"], "step": contestant.description.get("step")}
+    return {**contestant.config, **told, "sampler": contestant.sampler}
+
+
 def check_data(contestants: Sequence[Contestant], allow: bool) -> list[str]:
     """How the data differ that they were trained on; LFMError unless that is allowed."""
     first = contestants[0]
@@ -177,7 +203,7 @@ def _data_differences(first: Contestant, other: Contestant) -> list[str]:
     was, now = _data(first), _data(other)
     if was["sha256"] == now["sha256"]:  # a file may have been renamed
         was["file"] = now["file"]
-    return differences(was, now, (first.label, other.label))
+    return differences(was, now, words=(first.label, other.label))
 
 
 def _data(contestant: Contestant) -> dict[str, Any]:
@@ -191,7 +217,7 @@ def check_environment(contestants: Sequence[Contestant]) -> int | None:
     """The step limit of the environment they share; LFMError where it is not one, or they do not fit it."""
     first = contestants[0]
     for other in contestants[1:]:
-        told = differences(_environment(first), _environment(other), (first.label, other.label))
+        told = differences(_environment(first), _environment(other), words=(first.label, other.label))
         if told:
             raise LFMError(
                 f"{first.label} and {other.label} act in different environments ({'; '.join(told[:4])}); "

@@ -16,6 +16,7 @@ from typing import Any
 
 from lfm_policy.evaluation.episode import Row
 from lfm_policy.evaluation.executor import Executor, map_seeds
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.evaluation.rollout import RolloutJob, RolloutTask, one_thread
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
@@ -103,25 +104,6 @@ class RowStore:
         found = differences(head["identity"], self.identity)
         if found:
             raise LFMError(f"{self.path}: holds rows of another kind ({'; '.join(found)}); {ANEW}")
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str, str] = ("was", "now")) -> list[str]:
-    """Every field of two nested mappings that differs, as `checkpoint.step: was 40, now 50`."""
-    left, right = flat(was), flat(now)
-    return [
-        f"{name}: {words[0]} {left.get(name, 'nothing')}, {words[1]} {right.get(name, 'nothing')}"
-        for name in dict.fromkeys([*left, *right])
-        if left.get(name, "nothing") != right.get(name, "nothing")
-    ]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values within nested mappings by dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
 
 
 @dataclass(frozen=True)

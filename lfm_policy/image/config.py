@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lfm_policy.data.images import ImageDataConfig
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow import LFMError, Schedule, Solver
 from lfm_policy.image.model import UNet2dConfig
 from lfm_policy.training.config import FlowConfig, TrainingConfig
-from lfm_policy.training.folder import differences, plain
+from lfm_policy.training.folder import plain
 from lfm_policy.training.students import StudentsConfig
 
 

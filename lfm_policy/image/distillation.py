@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from lfm_policy.data.saved import find_folder, load_modules, read_description
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow import DistilledFlow, Distiller, LFMError, LocalFlow, Schedule
 from lfm_policy.flow.device import check_device
 from lfm_policy.flow.distill import DistillReport, untrained_students
@@ -28,7 +29,6 @@ from lfm_policy.training.folder import (
     Interruption,
     check_output_dir,
     check_unchanged,
-    differences,
     leave_nothing,
     plain,
     prepare_folder,

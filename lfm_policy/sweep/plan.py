@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lfm_policy.evaluation.executor import Executor, Kind
-from lfm_policy.evaluation.rows import flat
+from lfm_policy.evaluation.fields import flat
 from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig
 from lfm_policy.training.methods import METHODS

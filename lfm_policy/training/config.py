@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from lfm_policy.data.action_space import Representation, Rotation
 from lfm_policy.data.normalizer import Mode
+from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
 from lfm_policy.flow import FitOptions, LFMError, Objective, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, UNetConfig
-from lfm_policy.training.folder import differences, flat, plain
+from lfm_policy.training.folder import plain
 from lfm_policy.training.methods import METHODS, MethodName, lfm_config, matching_of
 
 # What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
@@ -291,17 +292,7 @@ class TrainConfig:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields whose values would make a resumed run another run, as `field: old, now new`."""
-        free: tuple[str, ...] = (
-            "output_dir",
-            "resume",
-            "overwrite",
-            "stop_after",
-            "rollout.",
-            "data.path",
-            "training.log_",
-        )
-        free += ("training.valid_", "training.checkpoint_", "data.max_memory")
-        return differences(other, self.to_dict(), free)
+        return differences(other, self.to_dict(), UNESSENTIAL)
 
 
 def fit_options(

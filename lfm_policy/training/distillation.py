@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow import Distiller, LFMError
 from lfm_policy.flow.device import check_device
 from lfm_policy.flow.distill import DistillReport
@@ -24,7 +25,6 @@ from lfm_policy.training.folder import (
     Interruption,
     check_output_dir,
     check_unchanged,
-    differences,
     leave_nothing,
     plain,
     prepare_folder,

@@ -62,27 +62,12 @@ def leave_nothing(folder: Path, parts: tuple[str, ...] = RUN_PARTS) -> None:
             folder.rmdir()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
-    """Fields of two nested configs that differ, as `field: was old, now new`, but for those that begin as `free` do."""
-    was, now = flat(old), flat(new)
-    names = [name for name in {**was, **now} if not name.startswith(free)]
-    return [f"{n}: was {was.get(n)}, now {now.get(n)}" for n in names if was.get(n) != now.get(n)]
-
-
 def check_unchanged(checkpoint: Path, changed: list[str]) -> None:
     """Raise LFMError where `differences` found that a resumed run would be another one."""
     if changed:
         raise LFMError(
             f"{checkpoint}: cannot resume with another config ({'; '.join(changed)}); undo that or start anew"
         )
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def plain(value: Any) -> Any:

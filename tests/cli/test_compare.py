@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,9 @@ def make_others(folder: Path) -> None:
     lfm_checkpoint(folder / "filtered", config={"data": {"filter_key": "better", "valid_fraction": 0.1}})
     lfm_checkpoint(folder / "kwargs", spec=point_spec(env_kwargs={"terminate_on_success": False}))
     lfm_checkpoint(folder / "version", spec=point_spec(env_version="1.4.1"))
+    lfm_checkpoint(folder / "longer", 5, config={"training": {"steps": 80}})
+    regression_checkpoint(folder / "other", 6)
+    shutil.copytree(folder / "b", folder / "copy")
     lfm_checkpoint(folder / "watched", config={"rollout": {"seed": 100_010, "n_rollouts": 5}})
     (folder / "no.yaml").write_text("output_dir: nowhere\n")
     (folder / "bare.yaml").write_text("method: lfm\n")
@@ -220,6 +224,13 @@ def make_others(folder: Path) -> None:
         ("x=a,b c --select_n 50 --select_seed 99990", "selection on seeds 100000 to 100039, which are reported"),
         ("x=a x=b", "x is there already"),
         ("x=a,a b", "names one checkpoint twice"),
+        (
+            "x=a,b,longer c",
+            "x: its paths are not training runs of one method (training.steps: a/check",
+        ),
+        ("x=a,other c", "x: its paths are not training runs of one method (type: a/checkpoints/step_40 lfm, other/"),
+        ("x=b,copy c", "x: copy/checkpoints/step_40 has the weights of b/checkpoints/step_40; give each"),
+        ("x=a,b x.seed1=c", "x.seed1: names two files of rows; give the policy of that name another one"),
         ("a/b=c b", "a/b=c: does not exist"),
         ("x@y@z=a b", "is no name"),
         ("a nowhere", "nowhere: does not exist"),

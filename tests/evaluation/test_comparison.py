@@ -158,6 +158,19 @@ def test_several_training_runs_are_compared_as_means_over_them() -> None:
     assert "another training seed may come out otherwise" not in text
 
 
+def test_unequal_numbers_of_runs_are_not_paired_one_by_one() -> None:
+    """Counts of the first runs would pass for those of all."""
+    runs = [drawn("a", 0.9, 30, seed) for seed in range(3)] + [drawn("b", 0.5, 30, seed) for seed in range(2)]
+    comparison = compared(*runs)
+    (pair,) = comparison.pairs
+    assert pair.runs == ()
+    means = [np.mean([row["success"] for run in comparison.method(label).runs for row in run.rows]) for label in "ab"]
+    assert pair.success.value == pytest.approx(means[0] - means[1])
+    assert to_json(comparison)["pairs"][0]["training_runs"] == []
+    (line,) = (line for line in report(comparison).splitlines() if line.startswith("a - b"))
+    assert line.split()[3] == "-"
+
+
 def test_runs_that_always_succeed_leave_a_difference_open() -> None:
     always = [evaluated(label, [True] * 20, training_seed=seed) for label in "ab" for seed in range(2)]
     (pair,) = compared(*always).pairs

@@ -13,8 +13,9 @@ import pytest
 
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.episode import reproducible
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.evaluation.rollout import evaluate_policy, rollout_job
-from lfm_policy.evaluation.rows import RowStore, differences, roll_out
+from lfm_policy.evaluation.rows import RowStore, roll_out
 from lfm_policy.flow.errors import LFMError
 from tests.helpers.point import BROKEN, BROKEN_SEED
 from tests.helpers.policies import noisy, point_spec
@@ -95,12 +96,13 @@ def test_rows_of_another_kind_are_refused_by_what_differs(path: Path) -> None:
 
 def test_differences_are_named_by_field() -> None:
     was, now = {"a": {"b": 1, "c": {}}, "d": [1]}, {"a": {"b": 2, "c": {"e": 3}}, "d": [1]}
-    assert differences(was, now, ("left", "right")) == [
+    assert differences(was, now, words=("left", "right")) == [
         "a.b: left 1, right 2",
         "a.c: left {}, right nothing",
         "a.c.e: left nothing, right 3",
     ]
     assert differences(was, was) == []
+    assert differences(was, now, free=("a.c", "d")) == ["a.b: was 1, now 2"]
 
 
 @pytest.mark.parametrize(("line", "number"), [(0, 1), (1, 2), (2, 3)])
