@@ -19,16 +19,21 @@ import pytest
 import ray
 
 from lfm_policy.cli.main import main
+from lfm_policy.cli.sweep import sweep
 from lfm_policy.evaluation import ray_executor
+from lfm_policy.evaluation.collect import record_demonstrations
+from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.evaluation.ray_executor import ray_pool
 from lfm_policy.evaluation.rollout import evaluate_policy
 from lfm_policy.flow.errors import LFMError
 from tests.evaluation.test_collect import contents
 from tests.helpers.experts import SIDED
-from tests.helpers.point import POINT
+from tests.helpers.point import PLAIN, POINT
 from tests.helpers.policies import noisy
 from tests.helpers.tasks import Fails, Noting, Square
+from tests.sweep.test_sweep import config_of, files, without_more
+from tests.sweep.test_sweep import rows as rows_of
 
 MEASURED = ("policy_seconds", "env_seconds")
 
@@ -103,6 +108,31 @@ def test_a_file_is_that_of_a_process(tmp_path: Path, capsys: pytest.CaptureFixtu
         out = tmp_path / f"{name}.hdf5"
         assert main(f"collect --task {POINT} --expert {SIDED} --n 5 --out {out} {options}".split()) == 0
     assert contents(tmp_path / "ray.hdf5") == contents(tmp_path / "local.hdf5")
+
+
+def in_order(file: Path) -> list[dict[str, Any]]:
+    """Rows by seed: they are kept as they come."""
+    return sorted(rows_of(file), key=lambda row: row["seed"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_is_that_of_processes(tmp_path: Path) -> None:
+    """Weights of two trainings, and rows of their rollouts."""
+    methods: dict[str, dict[str, Any]] = {"regression": {"method": "regression"}, "fm": {"method": "fm"}}
+    data, found = tmp_path / "data.hdf5", []
+    record_demonstrations(data, EnvSpec(PLAIN, success_key="success"), 6)
+    for kind, n_procs in (("processes", 1), ("ray", 2)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        config = config_of(folder, data, methods=methods, executor=kind, n_procs=n_procs)
+        assert sweep(config, progress=False) == 0
+        out = folder / "out" / "point"
+        weights = {name: content for name, content in files(out).items() if name.endswith("model.safetensors")}
+        stores = {method: out / method / "seed_0" / "rows" / "own.jsonl" for method in methods}
+        played = {name: [without_more(row) for row in in_order(file)] for name, file in stores.items()}
+        found.append((weights, played))
+    assert len(found[0][0]) == 2
+    assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("cluster")
