@@ -17,8 +17,7 @@ from lfm_policy.sweep.run import task_folder
 
 if TYPE_CHECKING:
     from lfm_policy.evaluation.comparison import Comparison
-    from lfm_policy.sweep.demonstrations import check_made
-from lfm_policy.sweep.plan import Run
+    from lfm_policy.sweep.plan import Run
 
 ABOUT = "Collect, train, roll out and compare methods on tasks; what is done already is not done again."
 

@@ -61,7 +61,7 @@ class Attempts:
         """What an attempt came to, without its recording."""
         with self._reading(seed) as arrays:
             told = json.loads(arrays[TOLD].tobytes())
-        return Attempt(**{field.name: told[field.name] for field in fields(Attempt)})
+        return Attempt(**{field.name: told[field.name] for field in fields(Attempt) if field.name in told})
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """LFMError naming every setting in which the attempts that are there were made with another."""

@@ -153,14 +153,12 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
             for seed in config.seeds:
                 for method in config.methods:
                     runs.append(_run(config, read, task, method, seed, budget))
-                    _check_alike(runs[0], runs[-1])
+                    _check_alike(next(run for run in runs if run.task == task), runs[-1])
     return runs
 
 
 def _check_alike(first: Run, other: Run) -> None:
     """LFMError where two runs of a task would not learn from the same data or act in the same environment."""
-    if first.task != other.task:
-        return
     for field in ALIKE:
         was, now = (getattr(run.config.data, field) for run in (first, other))
         if was != now:
