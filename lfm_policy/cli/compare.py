@@ -73,13 +73,7 @@ def compare(
     steps = parse_steps(solver_steps)
 
     from lfm_policy.evaluation.contest import Contest, check_file_names, prepare_folder
-    from lfm_policy.evaluation.contestants import (
-        check_data,
-        check_environment,
-        check_runs,
-        check_seeds,
-        parse_entries,
-    )
+    from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, parse_entries
     from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.executor import Executor
 
@@ -90,14 +84,8 @@ def compare(
     env = EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key)
     loaded = _contestants(entries, env, max_steps, [])
     every = [contestant for runs in loaded.values() for contestant in runs]
+    _check_several(loaded, select_n)
     selecting = bool(select_n)
-    if selecting and all(len(runs) == 1 for runs in loaded.values()):
-        raise LFMError(
-            f"--select_n {select_n}: no policy has several paths to choose from; give them as name=PATH,PATH"
-        )
-    if not selecting:  # several paths are candidates otherwise
-        for runs in loaded.values():
-            check_runs(runs)
     reported = range(seed, seed + n_rollouts)
     selected = range(select_seed, select_seed + select_n) if selecting else range(0)
     check_seeds(every, reported, selected)
@@ -105,7 +93,7 @@ def compare(
     contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
     sampled = _contestants(entries, env, max_steps, steps)
     _check_baseline(baseline, list(sampled))
-    check_file_names(sampled)
+    check_file_names({label: runs[:1] if selecting else runs for label, runs in sampled.items()})
 
     prepare_folder(contest.folder, overwrite)
     if selecting:
@@ -130,6 +118,18 @@ def _check_numbers(**values: tuple[int, int]) -> None:
     for option, (value, least) in values.items():
         if value < least:
             raise LFMError(f"--{option} {value}: must be {least} or more")
+
+
+def _check_several(loaded: dict[str, list[Contestant]], select_n: int) -> None:
+    """Several paths of one name are candidates to choose from with `select_n`, training runs of one method without."""
+    from lfm_policy.evaluation.contestants import check_runs
+
+    if select_n and all(len(runs) == 1 for runs in loaded.values()):
+        raise LFMError(
+            f"--select_n {select_n}: no policy has several paths to choose from; give them as name=PATH,PATH"
+        )
+    for runs in () if select_n else loaded.values():
+        check_runs(runs)
 
 
 def _check_baseline(baseline: str | None, labels: list[str]) -> None:

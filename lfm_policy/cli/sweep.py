@@ -67,7 +67,7 @@ def make_data(config: SweepConfig, task: str) -> None:
 def _collect(config: SweepConfig, task: str, path: Path, figures: Path) -> None:
     from lfm_policy.cli.collect import env_id_of_task, print_collected
     from lfm_policy.evaluation.attempts import ANEW, RESUME, attempts_folder
-    from lfm_policy.evaluation.collect import MORE, record_demonstrations
+    from lfm_policy.evaluation.collect import NAME_ONE, record_demonstrations
     from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.files import write_json
 
@@ -78,7 +78,12 @@ def _collect(config: SweepConfig, task: str, path: Path, figures: Path) -> None:
     except LFMError as error:
         told = str(error).replace(RESUME, "the same command goes on from there")
         told = told.replace(ANEW, f"remove {attempts_folder(path)}")
-        raise LFMError(told.replace(MORE, f"lower tasks.{task}.n_demonstrations")) from error
+        told = told.replace(NAME_ONE, "give its demonstrations as data or source")
+        raise LFMError(f"tasks.{task}: {told}") from error
+    except KeyboardInterrupt:
+        if (folder := attempts_folder(path)).exists():
+            _say(f"{folder}: keeps the finished attempts; the same command goes on from there")
+        raise
     print_collected(collected)
     write_json(figures, collected.to_json())
 

@@ -29,7 +29,10 @@ from lfm_policy.provenance import SIMULATION, provenance, versions_of
 MIN_SUCCESS_RATE = 0.1
 # attempts allowed for each success wanted: what the rate above leads to
 MAX_ATTEMPTS = 10
-MORE = "raise --max_attempts and add --resume true, or lower --n"
+# attempts that all raise are a fault of the expert's code
+MAX_RAISED = 5
+# a remedy, which a command with other options replaces by its own
+NAME_ONE = "name one with --expert module:function"
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ class CollectTask:
         inner: Any = self.env.unwrapped
         if not hasattr(inner, "make_expert"):
             raise LFMError(
-                f"environment {job.env.env_id}: offers no make_expert, so nothing can be collected from it; "
-                "name one with --expert module:function"
+                f"environment {job.env.env_id}: offers no make_expert, so nothing can be collected from it; {NAME_ONE}"
             )
         self.make_expert = lambda env, seed: inner.make_expert(seed)
 
@@ -173,11 +175,16 @@ def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[An
             _check_rate(env_id, attempts, n)
     raise TooFewSucceed(
         f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted{_last_error(attempts)}; "
-        f"{MORE}"
+        "add --resume true, and raise --max_attempts or lower --n"
     )
 
 
 def _check_rate(env_id: str, attempts: Sequence[Attempt], n: int) -> None:
+    if len(attempts) == MAX_RAISED and all(attempt.error for attempt in attempts):
+        raise TooFewSucceed(
+            f"environment {env_id}: its expert raised in each of {MAX_RAISED} attempts{_last_error(attempts)}; "
+            f"mend the expert, then {ANEW}"
+        )
     if len(attempts) < max(20, n):
         return
     successes = sum(attempt.success for attempt in attempts)

@@ -15,13 +15,16 @@ import yaml
 from lfm_policy.data.action_space import major_minor
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
-from lfm_policy.evaluation.fields import UNESSENTIAL, differences
+from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
 from lfm_policy.evaluation.rollout import CheckpointSource, RolloutJob, rollout_job
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.policy import PolicySpec, find_checkpoint
 from lfm_policy.policy.serialization import MODEL_FILE, read_description
 from lfm_policy.provenance import INFERENCE, SIMULATION, versions_of, without_cwd
 
+# fields of a training config in which training runs of one method may differ: theirs, and their machine's
+OWN = (*UNESSENTIAL, "seed", "teacher", "device", "threads", "data.check_version", "distillation.log_")
+OWN += ("distillation.checkpoint_",)
 NAME = re.compile(r"[\w.+-]+(@[\w.+-]+)?")
 
 
@@ -166,7 +169,7 @@ def check_runs(contestants: Sequence[Contestant]) -> None:
     first = contestants[0]
     for other in contestants[1:]:
         folders = without_cwd(str(first.folder)), without_cwd(str(other.folder))
-        told = differences(_trained(first), _trained(other), (*UNESSENTIAL, "seed", "teacher"), folders)
+        told = differences(_trained(first), _trained(other), words=folders)
         if told:
             raise LFMError(
                 f"{first.label}: its paths are not training runs of one method ({'; '.join(told[:4])}); "
@@ -183,8 +186,22 @@ def check_runs(contestants: Sequence[Contestant]) -> None:
 
 
 def _trained(contestant: Contestant) -> dict[str, Any]:
-    told = {"type": contestant.description["type"], "step": contestant.description.get("step")}
-    return {**contestant.config, **told, "sampler": contestant.sampler}
+    """What training runs of one method share; steps may follow from how much data a seed holds out."""
+    told = contestant.description
+    step, total = told.get("step"), told.get("total_steps")
+    teacher = _essential((told.get("teacher") or {}).get("config") or {})
+    return {
+        **_essential(contestant.config),
+        **{f"teacher.{name}": value for name, value in teacher.items()},
+        "type": told["type"],
+        "model": told["model"],
+        "step": step / total if step and total else step,
+        "sampler": contestant.sampler,
+    }
+
+
+def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flat(config).items() if not name.startswith(OWN)}
 
 
 def check_data(contestants: Sequence[Contestant], allow: bool) -> list[str]:

@@ -64,7 +64,7 @@ def demonstrate(
 
     A success is one that still holds at the last step: an expert goes on for a while after reaching it, so
     that a policy learns to hold what it has reached. `ends` stops where the environment says so, too. An expert that
-    raises has failed; what the environment raises is raised.
+    raises while it acts has failed; an LFMError, and what the environment raises, is raised.
     """
     inner: Any = env.unwrapped
     observation, _ = env.reset(seed=seed)
@@ -75,10 +75,14 @@ def demonstrate(
     except ValueError as error:
         told = str(error).removeprefix(f"{env_name(env)}: ")
         raise LFMError(f"environment {env_name(env)}: {told}") from error
-    while not (expert.done or over) and (limit is None or len(steps) < limit):
+    while not over and (limit is None or len(steps) < limit):
         state = read_state()
         try:
+            if expert.done:
+                break
             action = np.array(expert.act(), dtype=env.action_space.dtype)
+        except LFMError:
+            raise
         except Exception as error:
             told = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return Demonstration(seed, False, len(steps), _strategy(expert), error=told)

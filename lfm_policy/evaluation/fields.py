@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOTHING = "nothing"
-# fields of a training config, by how their names begin, that decide nothing about the weights
+# fields of a training config, by how their names begin, with which a run stays the same; its data are told by a hash
 UNESSENTIAL: tuple[str, ...] = ("output_dir", "resume", "overwrite", "stop_after", "rollout.", "data.path")
 UNESSENTIAL += ("data.max_memory", "training.log_", "training.valid_", "training.checkpoint_")
 
@@ -28,11 +28,11 @@ def differences(
 ) -> list[str]:
     """Every field of two nested mappings that differs, as `checkpoint.step: was 40, now 50`.
 
-    Fields whose names begin as one of `free` may differ.
+    Fields whose names begin as one of `free` may differ; one that is not there is as one that is None.
     """
     left, right = flat(was), flat(now)
     return [
         f"{name}: {words[0]} {left.get(name, NOTHING)}, {words[1]} {right.get(name, NOTHING)}"
         for name in dict.fromkeys([*left, *right])
-        if not name.startswith(free) and left.get(name, NOTHING) != right.get(name, NOTHING)
+        if not name.startswith(free) and left.get(name) != right.get(name)
     ]

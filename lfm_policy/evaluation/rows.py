@@ -101,9 +101,18 @@ class RowStore:
         return values
 
     def _check(self, head: dict[str, Any]) -> None:
-        found = differences(head["identity"], self.identity)
+        was, now = head["identity"], self.identity
+        found = differences(_without_alien_packages(was, now), _without_alien_packages(now, was))
         if found:
             raise LFMError(f"{self.path}: holds rows of another kind ({'; '.join(found)}); {ANEW}")
+
+
+def _without_alien_packages(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the versions of packages that the other does not know: they decided nothing of both."""
+    if "versions" not in was:
+        return dict(was)
+    known = now.get("versions", {})
+    return {**was, "versions": {name: version for name, version in was["versions"].items() if name in known}}
 
 
 @dataclass(frozen=True)

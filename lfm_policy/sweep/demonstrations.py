@@ -12,8 +12,15 @@ from lfm_policy.sweep.plan import TaskConfig
 
 
 def check_made(name: str, path: Path, task: TaskConfig, env_id: str) -> None:
-    """LFMError naming every field in which the file at `path` is not what the sweep's task `name` would make now."""
-    changed = list(_differences(path, task, env_id))
+    """LFMError naming every field in which the file at `path` is not what the sweep's task `name` would make now.
+
+    Recordings are told apart by their names. A file that was neither collected nor converted is the user's own, of
+    which the environment alone is held against `task`.
+    """
+    try:
+        changed = list(_differences(path, task, env_id))
+    except LFMError as error:
+        raise LFMError(f"tasks.{name}: {error}") from error
     if changed:
         raise LFMError(
             f"tasks.{name}: {path} was made with other settings ({'; '.join(changed)}); undo that, or remove the file "
@@ -26,10 +33,15 @@ def _differences(path: Path, task: TaskConfig, env_id: str) -> Iterator[str]:
         attrs, n = file["data"].attrs, len(demo_names(file))
         made_for = env_id_of(read_env_args(file), path)
         source, is_collected = attrs.get(SOURCE), ATTEMPTS in attrs
-    if made_for != env_id:
+    if _without_module(made_for) != _without_module(env_id):
         yield f"task: was {made_for}, now {env_id}"
     wanted = None if task.source is None else Path(task.source).name
     if (source or is_collected) and source != wanted:
         yield f"source: was {source or 'none'}, now {wanted or 'none'}"
-    if task.source is None and n != task.n_demonstrations:
+    if is_collected and task.source is None and n != task.n_demonstrations:
         yield f"n_demonstrations: was {n}, now {task.n_demonstrations}"
+
+
+def _without_module(env_id: str) -> str:
+    """Of `module:id`, the id: environments tell theirs without the module that registers it."""
+    return env_id.rpartition(":")[2]

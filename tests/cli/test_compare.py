@@ -148,8 +148,10 @@ def test_rows_of_another_version_are_refused(
 
 
 def test_several_paths_are_training_seeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lfm_checkpoint(folder / "d", 4)
-    assert lfm("compare one=a,b two=c,d --n_rollouts 8 --output_dir out") == 0
+    own = {"output_dir": "elsewhere", "threads": 4, "device": "cuda"}
+    lfm_checkpoint(folder / "d", 4, config=own, total_steps=40)
+    lfm_checkpoint(folder / "e", 5, step=44, total_steps=44)  # of as many epochs, on more windows
+    assert lfm("compare one=a,b two=d,e --n_rollouts 8 --output_dir out") == 0
     runs = report("out")["methods"]["one"]["runs"]
     assert [run["training_seed"] for run in runs] == [0, 1]
     assert [run["rows"] for run in runs] == ["rows/one.seed0.jsonl", "rows/one.seed1.jsonl"]
@@ -200,6 +202,7 @@ def make_others(folder: Path) -> None:
     lfm_checkpoint(folder / "kwargs", spec=point_spec(env_kwargs={"terminate_on_success": False}))
     lfm_checkpoint(folder / "version", spec=point_spec(env_version="1.4.1"))
     lfm_checkpoint(folder / "longer", 5, config={"training": {"steps": 80}})
+    lfm_checkpoint(folder / "taught", 7, teacher={"config": {"method": "small"}})
     regression_checkpoint(folder / "other", 6)
     shutil.copytree(folder / "b", folder / "copy")
     lfm_checkpoint(folder / "watched", config={"rollout": {"seed": 100_010, "n_rollouts": 5}})
@@ -228,6 +231,7 @@ def make_others(folder: Path) -> None:
             "x=a,b,longer c",
             "x: its paths are not training runs of one method (training.steps: a/check",
         ),
+        ("x=a,taught c", "x: its paths are not training runs of one method (teacher.method: a/checkpoints/step_40 n"),
         ("x=a,other c", "x: its paths are not training runs of one method (type: a/checkpoints/step_40 lfm, other/"),
         ("x=b,copy c", "x: copy/checkpoints/step_40 has the weights of b/checkpoints/step_40; give each"),
         ("x=a,b x.seed1=c", "x.seed1: names two files of rows; give the policy of that name another one"),

@@ -81,6 +81,17 @@ def test_every_torn_end_is_dropped_and_written_over(path: Path) -> None:
         assert path.read_bytes().startswith(content.splitlines(keepends=True)[0])
 
 
+def test_a_package_that_came_later_decided_nothing(path: Path) -> None:
+    """Another version of one that was there did."""
+    old = {**IDENTITY, "versions": {"mujoco": "3.9.0"}}
+    store = RowStore(path, old)
+    store.append(row(1))
+    store.close()
+    assert list(RowStore(path, {**IDENTITY, "versions": {"mujoco": "3.9.0", "metaworld": "3.1.1"}}).rows()) == [1]
+    with pytest.raises(LFMError, match=r"\(versions\.mujoco: was 3\.9\.0, now 3\.10\.0\)"):
+        RowStore(path, {**IDENTITY, "versions": {"mujoco": "3.10.0", "metaworld": "3.1.1"}})
+
+
 def test_rows_of_another_kind_are_refused_by_what_differs(path: Path) -> None:
     filled(path, 1)
     content = path.read_bytes()
@@ -102,6 +113,7 @@ def test_differences_are_named_by_field() -> None:
         "a.c.e: left nothing, right 3",
     ]
     assert differences(was, was) == []
+    assert differences({"a": None}, {"b": None}) == [], "an option of a later version is not set in an earlier one"
     assert differences(was, now, free=("a.c", "d")) == ["a.b: was 1, now 2"]
 
 
