@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def parse(arguments: list[str], prog: str) -> TrainConfig:
 
 def train(config: TrainConfig) -> int:
     """Train, and roll out along the way if the config asks for it."""
-    trainer = Trainer(config, on_checkpoint=_rollouts(config))
+    trainer = Trainer(config, roll_out=_rollouts(config))
     if config.rollout.n_rollouts:
         _check_environment(trainer, config.data.path)
     folder = trainer.run()
@@ -50,18 +51,12 @@ def _check_environment(trainer: Trainer, path: str) -> None:
         check_fit(trainer.policy.spec, env, path)
 
 
-def _rollouts(config: TrainConfig) -> Any:
+def _rollouts(config: TrainConfig) -> Callable[[Path, int], dict[str, Any]] | None:
     if not config.rollout.n_rollouts:
         return None
     from lfm_policy.evaluation.rollout import evaluate
 
-    last = -config.rollout.every
-
-    def roll_out(folder: Path, step: int, done: bool) -> dict[str, Any]:
-        nonlocal last
-        if not done and step - last < config.rollout.every:
-            return {}
-        last = step
+    def roll_out(folder: Path, step: int) -> dict[str, Any]:
         options = config.rollout
         result = evaluate(str(folder), options.n_rollouts, options.seed, options.n_procs)
         low, high = result.summary["wilson95"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lfm_policy.flow.errors import LFMError
 
 CHECKPOINTS = "checkpoints"
+STEP = re.compile(r"step_(\d+)")
 
 
 def read_description(file: Path, kinds: str | Collection[str], number: int, what: str) -> dict[str, Any]:
@@ -48,11 +50,17 @@ def find_folder(path: Path, name: str) -> Path:
     """The folder with a file `name` that `path` is, or the newest checkpoint in the run's folder that it is."""
     if (path / name).is_file():
         return path
-    complete = [file.parent for file in (path / CHECKPOINTS).glob(f"step_*/{name}")]
+    complete = {step: folder for step, folder in checkpoints(path).items() if (folder / name).is_file()}
     if complete:
-        return max(complete, key=lambda folder: int(folder.name.removeprefix("step_")))
+        return complete[max(complete)]
     what = "holds no checkpoint" if path.exists() else "does not exist"
     raise LFMError(f"{path}: {what}; give a checkpoint folder (with {name}) or a run's output_dir")
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """A run's checkpoints by their step; what else is in their folder is the user's own."""
+    folders = (run / CHECKPOINTS).glob("step_*")
+    return {int(found[1]): folder for folder in folders if (found := STEP.fullmatch(folder.name)) and folder.is_dir()}
 
 
 def _beginning(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

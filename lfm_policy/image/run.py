@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class ImageRun:
                 every.checkpoint_every,
                 config.stop_after,
                 self._after_step,
+                lambda: self.fitter.stage_done,
             )
         except LFMError:
             leave_nothing(self.folder, PARTS)
@@ -108,7 +110,7 @@ class ImageRun:
 
     def pipeline(self) -> LFMPipeline:
         """The flow as it is now."""
-        return LFMPipeline(self.model, self.config.sampler.method, self.config.sampler.steps)
+        return LFMPipeline(self.model, **asdict(self.config.sampler))
 
     def save(self) -> Path:
         """A checkpoint: the pipeline's folder with image.json and the training state."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.data.saved import checkpoints
 from lfm_policy.evaluation.executor import WorkerDied
 from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
@@ -104,7 +104,7 @@ def is_done(run: Run) -> bool:
         return False
     description = read_description(find_checkpoint(run.folder))
     changed = run.config.differences(description["config"])
-    if description["dataset"]["sha256"] != _data_hash(run.config.data):
+    if description["dataset"]["sha256"] != _data_hash(run.config.data, run.seed):
         changed.append(f"data: is not the demonstrations of {run.config.data.path} as they are now")
     if changed:
         raise LFMError(
@@ -115,13 +115,13 @@ def is_done(run: Run) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _data_hash(data: DataConfig) -> str:
-    return str(identify(data)["sha256"])
+def _data_hash(data: DataConfig, seed: int) -> str:
+    return str(identify(data, seed)["sha256"])
 
 
 def has_checkpoint(config: TrainConfig) -> bool:
     """Whether a run has something to resume from."""
-    return any((Path(config.output_dir) / CHECKPOINTS).glob("step_*"))
+    return bool(checkpoints(Path(config.output_dir)))
 
 
 def training_seconds(run: Path) -> float:

@@ -15,7 +15,7 @@ from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
 from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, UNetConfig
 from lfm_policy.training.folder import plain
-from lfm_policy.training.methods import METHODS, MethodName, lfm_config, matching_of
+from lfm_policy.training.methods import METHODS, WHOLE_CLOCK, MethodName, lfm_config, matching_of
 
 # What a number must be, how to test it (NaN fails all), and the fields that it holds for; null passes.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -31,8 +31,6 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "network.n_groups",
             "network.embedding_dim",
             "flow.n_subflows",
-            "flow.push_steps",
-            "flow.push_batch_size",
             "training.steps",
             "training.epochs",
             "training.accumulate",
@@ -137,7 +135,7 @@ class FlowConfig:
         n_subflows: N; 1 is a single flow from data to noise (method `fm`: flow matching's straight one).
         c: first step size of the schedule.
         rho: ratio of successive step sizes.
-        share_weights: one network for all sub-flows.
+        share_weights: one network for all sub-flows, which learns all stretches together, as a shared start does.
         interpolant: `ot`, `trigonometric` or `geodesic`.
         coupling: `fresh` or `common` (the latter with exact marginals).
         marginals: `pushed` (Algorithm 1) or `exact`.
@@ -167,6 +165,17 @@ class FlowConfig:
     push_steps: int = 4
     push_batch_size: int = 1024
 
+    def __post_init__(self) -> None:
+        for name in ("push_steps", "push_batch_size"):
+            if getattr(self, name) < 1:
+                raise LFMError(f"flow.{name}: {getattr(self, name)} must be 1 or more")
+        for name, value in WHOLE_CLOCK.items() if self.share_weights and self.n_subflows > 1 else ():
+            if getattr(self, name) != value:
+                raise LFMError(
+                    f"flow.{name}: {getattr(self, name)} has no meaning with flow.share_weights, whose one network "
+                    f"learns all stretches together; leave it out, which is {value}"
+                )
+
 
 @dataclass(frozen=True)
 class TrainingConfig(Optimization):
@@ -177,7 +186,7 @@ class TrainingConfig(Optimization):
         epochs: passes over the training windows per sub-flow, where `steps` is not given.
         log_every: steps between log entries.
         valid_every: steps between held-out evaluations.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints, counted over all sub-flows.
     """
 
     steps: int | None = None
@@ -193,7 +202,7 @@ class RolloutConfig:
 
     Args:
         n_rollouts: episodes each time; 0 for none.
-        every: steps between them.
+        every: steps between them, counted over all sub-flows.
         seed: first seed; final figures should use others.
         n_procs: simulator processes.
     """

@@ -124,7 +124,7 @@ class DistillRun:
         policy = policy.to(config.device)
         self.seed = teacher.seed if config.seed is None else config.seed
         self.policy = DistilledPolicy.of(policy, config.n_students or policy.flow.n_subflows)
-        self.dataset = identify(teacher.data)
+        self.dataset = identify(teacher.data, teacher.seed)
         check_same(self.dataset, teacher.data.path, teacher.folder, teacher.dataset, "give that one with --data.path")
         demonstrations, _ = read(teacher.data, teacher.seed, say)
         spec, options = policy.spec, config.distillation.options()

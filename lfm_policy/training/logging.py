@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
+from lfm_policy.flow import LFMError
+
 
 class RunLog:
     """Writes each entry to `metrics.jsonl` and TensorBoard; entries past a resumed step are dropped first."""
@@ -21,8 +23,11 @@ class RunLog:
 
     def write(self, step: int, **values: Any) -> None:
         """One entry at a global step; numbers also go to TensorBoard."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise LFMError(f"{self._file.name}: cannot be written ({error.strerror}); make room, and resume") from error
         for name, value in values.items():
             if isinstance(value, int | float) and name != "subflow":
                 prefix = f"subflow_{values['subflow']}/" if "subflow" in values else ""

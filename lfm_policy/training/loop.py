@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 from lfm_policy.progress import progress_bar
-from lfm_policy.training.folder import Interruption
+from lfm_policy.training.folder import SIGNALS, Interruption
 from lfm_policy.training.logging import RunLog
 
 
@@ -41,6 +41,9 @@ def train(
     save_every: int,
     stop_after: int | None = None,
     after_step: Callable[[Any, RunLog], bool] = lambda report, log: False,
+    part_ends: Callable[[], bool] = lambda: False,
+    signals: Collection[int] = SIGNALS,
+    progress: bool = True,
 ) -> Path:
     """Step to the end, to `stop_after` steps or to a signal; the newest checkpoint's folder.
 
@@ -55,20 +58,24 @@ def train(
         save_every: steps between checkpoints.
         stop_after: steps of this session.
         after_step: is told of each step, may write to the log, and says whether to save now.
+        part_ends: whether a step was the last of its part, which ends an entry of the log too.
+        signals: that end it after the current step.
+        progress: whether there is a bar.
     """
     log = RunLog(folder, trainer.steps_done)
     last = trainer.steps_done + (stop_after or trainer.total_steps)
-    bar = progress_bar("training", trainer.total_steps, done=trainer.steps_done, unit="step")
+    bar = progress_bar("training", trainer.total_steps, progress, done=trainer.steps_done, unit="step")
     try:
-        with interruption.listening():
+        with interruption.listening(signals):
             while not (trainer.done or interruption.asked or trainer.steps_done >= last):
                 report = trainer.step()
                 pending.append(report)
                 bar.update()
-                if trainer.steps_done % log_every == 0 or trainer.done:
+                ends = part_ends() or trainer.done
+                if trainer.steps_done % log_every == 0 or ends:
                     line, entry = tell(pending)
                     log.write(trainer.steps_done, **entry)
-                    bar.set_description(line, refresh=False)
+                    bar.set_description(line, refresh=ends)
                     pending.clear()
                 if after_step(report, log) or trainer.steps_done % save_every == 0:
                     save()

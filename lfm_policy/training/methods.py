@@ -34,6 +34,16 @@ GLOBAL: dict[str, Any] = {
     "warm_start": False,
 }
 
+# what one network on all stretches together learns (`draw_whole_clock`)
+WHOLE_CLOCK: dict[str, Any] = {
+    "interpolant": "geodesic",
+    "coupling": "common",
+    "marginals": "exact",
+    "time_alpha": 1.0,
+    "time_beta": 1.0,
+    "warm_start": False,
+}
+
 # no flow at all: what is learned is the demonstrated chunk itself
 DIRECT: dict[str, Any] = {**GLOBAL, "initial_diffusion": 0.0}
 
@@ -131,12 +141,7 @@ METHODS: dict[str, Method] = {
         },
     ),
     # one network of a sub-flow's size for all stretches, with all their batches: the control of local flows
-    "small": Method(
-        _lfm,
-        _matching,
-        {"share_weights": True, "interpolant": "geodesic", "coupling": "common", "marginals": "exact"}
-        | {"warm_start": False},
-    ),
+    "small": Method(_lfm, _matching, {"share_weights": True, **WHOLE_CLOCK}),
     # flow matching: N = 1 with straight lines
     "fm": Method(_lfm, _matching, {**GLOBAL, "interpolant": "ot"}, one_network=True),
     # InterFlow: N = 1 with the trigonometric interpolant

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,16 @@ from lfm_policy.training.config import DataConfig, TrainConfig
 from lfm_policy.training.methods import METHODS
 
 
-def identify(data: DataConfig) -> dict[str, Any]:
-    """The dataset's identity, which rests on all that is learned from, once its robosuite version is accepted."""
+def identify(data: DataConfig, seed: int) -> dict[str, Any]:
+    """The dataset's identity, once its robosuite version is accepted: hashes of all that is learned from, and of which
+    episodes a run of `seed` trains on and holds out."""
     actions = action_key_of(data.path, data.representation)
     identity = dataset_identity(data.path, [actions, *(f"obs/{key}" for key in data.obs_keys)])
     if data.check_version:
         check_env_version(data.path, identity["env_args"], installed_version())
         if "object" in data.obs_keys:
             check_layout(data.path, identity["env_args"], installed_version())
-    return identity
+    return {**identity, "split": hashlib.sha256(json.dumps(_split(data, seed)).encode()).hexdigest()}
 
 
 def check_same(dataset: dict[str, Any], path: str, folder: Path, trained_on: dict[str, Any], remedy: str) -> None:
@@ -38,13 +41,21 @@ def check_same(dataset: dict[str, Any], path: str, folder: Path, trained_on: dic
             f"{path}: is not the dataset that {folder} was trained on "
             f"({trained_on['file']}, {trained_on['n_episodes']} episodes); {remedy}"
         )
+    if trained_on.get("split", dataset["split"]) != dataset["split"]:
+        raise LFMError(
+            f"{path}: has other masks than when {folder} was trained, which would be trained on other episodes now; "
+            "undo that, or start anew"
+        )
+
+
+def _split(data: DataConfig, seed: int) -> tuple[list[str], list[str]]:
+    return split_names(data.path, data.valid_fraction, named_seed(seed, "split"), data.filter_key)
 
 
 def read(data: DataConfig, seed: int, say: Callable[[str], None]) -> tuple[Demonstrations, Demonstrations | None]:
     """Demonstrations to train on and those held out (None without any) in a run of `seed`; `say` hears of sizes."""
-    split = split_names(data.path, data.valid_fraction, named_seed(seed, "split"), data.filter_key)
     parts: list[Demonstrations | None] = []
-    for part, names in zip(("to train on", "held out"), split, strict=True):
+    for part, names in zip(("to train on", "held out"), _split(data, seed), strict=True):
         parts.append(
             read_demonstrations(
                 data.path,

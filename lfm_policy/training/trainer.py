@@ -10,17 +10,25 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lfm_policy.flow import Fitter, StepReport, named_generator
+from lfm_policy.data.normalizer import CONSTANT_RANGE
+from lfm_policy.flow import Fitter, LFMError, StepReport, named_generator
 from lfm_policy.flow.device import check_device
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.network import check_horizon
 from lfm_policy.policy.serialization import load_weights, read_description, save_policy
-from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import versions
 from lfm_policy.training.checkpoint import load_training_state, save_checkpoint
 from lfm_policy.training.config import TrainConfig
-from lfm_policy.training.folder import SIGNALS, Interruption, check_output_dir, check_unchanged, prepare_folder
+from lfm_policy.training.folder import (
+    SIGNALS,
+    Interruption,
+    check_output_dir,
+    check_unchanged,
+    leave_nothing,
+    prepare_folder,
+)
 from lfm_policy.training.logging import RunLog
+from lfm_policy.training.loop import train
 from lfm_policy.training.setup import build_policy, check_same, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
 
@@ -32,19 +40,18 @@ class Trainer:
 
     Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
     logs and checkpoints; each of `signals` ends it after the current step with a checkpoint.
-    `on_checkpoint(folder, step, done)` is called after each checkpoint of a complete policy and may return values
-    to log.
+    `roll_out(checkpoint, step)` gives values to log, every `rollout.every` steps of the last sub-flow and after it.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         say: Callable[[str], None] = tqdm.write,
-        on_checkpoint: Callable[[Path, int, bool], dict[str, Any]] | None = None,
+        roll_out: Callable[[Path, int], dict[str, Any]] | None = None,
         progress: bool = True,
         signals: Collection[int] = SIGNALS,
     ) -> None:
-        self.config, self.say, self.on_checkpoint = config, say, on_checkpoint
+        self.config, self.say, self.roll_out = config, say, roll_out
         self.progress, self.signals = progress, signals
         self.run_dir = Path(config.output_dir)
         if config.threads is not None:
@@ -52,14 +59,16 @@ class Trainer:
         check_device(config.device)
         check_output_dir(config.output_dir, config.resume, config.overwrite, find_checkpoint)
         check_horizon(config.policy.horizon, config.network)
-        self.dataset = identify(config.data)
+        self.dataset = identify(config.data, config.seed)
         train, valid = read(config.data, config.seed, say)
         self.policy = build_policy(config, train).to(config.device)
+        if still := [i for i, varies in enumerate(self.policy.action_normalizer.varying.tolist()) if not varies]:
+            say(f"actions {', '.join(map(str, still))} vary by less than {CONSTANT_RANGE:g}: learned as constant")
         self.train = make_windows(train, self.policy)
         self.valid = make_windows(valid, self.policy) if valid else None
         options = config.fit_options(len(self.train))
         self.fitter = Fitter(self.policy.flow, self.train, options, config.seed, self.valid)
-        self.losses: list[float] = []  # since the last log entry
+        self.pending: list[StepReport] = []  # since the last log entry
         self._interruption = Interruption()
         self._logged = (0, time.perf_counter())  # step and moment of the last log entry
         if config.resume:
@@ -67,50 +76,54 @@ class Trainer:
 
     def run(self) -> Path:
         """Train to the end (or `stop_after`, or Ctrl-C); returns the newest checkpoint's folder."""
-        prepare_folder(self.run_dir, self.config.to_dict(), self.config.overwrite)
-        log = RunLog(self.run_dir, self.fitter.steps_done)
+        config, every = self.config, self.config.training
+        prepare_folder(self.run_dir, config.to_dict(), config.overwrite)
+        self._logged = (self.fitter.steps_done, time.perf_counter())
         try:
-            with self._interruption.listening(self.signals):
-                return self._loop(log)
-        finally:
-            log.close()
+            return train(
+                self.fitter,
+                self.run_dir,
+                self._interruption,
+                self._save,
+                self.pending,
+                self._tell,
+                every.log_every,
+                every.checkpoint_every,
+                config.stop_after,
+                self._after_step,
+                lambda: self.fitter.stage_done,
+                self.signals,
+                self.progress,
+            )
+        except LFMError:
+            leave_nothing(self.run_dir)
+            raise
 
-    def _loop(self, log: RunLog) -> Path:
-        fitter, every = self.fitter, self.config.training
-        last = fitter.steps_done + (self.config.stop_after or fitter.total_steps)
-        bar = progress_bar("training", fitter.total_steps, self.progress, done=fitter.steps_done, unit="step")
-        self._logged = (fitter.steps_done, time.perf_counter())
-        while not (fitter.done or self.interrupted or fitter.steps_done >= last):
-            if fitter.stage_done and self.config.flow.marginals == "pushed" and fitter.current.n:
-                bar.set_description(f"pushing the data through sub-flow {fitter.current.n}")
-            report = fitter.step()
-            self.losses.append(report.loss)
-            bar.update()
-            ends = fitter.stage_done
-            if report.step % every.log_every == 0 or ends:
-                loss = self._log_step(log, report)
-                bar.set_description(f"{self._stage_name()}, loss {loss:.4f}", refresh=False)
-            if report.step % every.valid_every == 0 or ends:
-                self._evaluate(log, ends)
-            if report.step % every.checkpoint_every == 0 and not fitter.done:
-                self._save(log)
-        bar.close()
-        return self._save(log)
+    def _tell(self, reports: list[StepReport]) -> tuple[str, dict[str, Any]]:
+        """A line and an entry on the mean loss since the last entry."""
+        report, step, now = reports[-1], self.fitter.steps_done, time.perf_counter()
+        loss = sum(entry.loss for entry in reports) / len(reports)
+        entry = {
+            "subflow": report.n,
+            "subflow_step": report.step,
+            "loss": loss,
+            "learning_rate": report.learning_rate,
+            "steps_per_second": (step - self._logged[0]) / (now - self._logged[1]),
+        }
+        self._logged = (step, now)
+        pushes = self.fitter.stage_done and report.n and not self.fitter.done
+        pushing = "; pushing the data through it" if pushes and self.config.flow.marginals == "pushed" else ""
+        return f"{self._stage_name()}, loss {loss:.4f}{pushing}", entry
 
-    def _log_step(self, log: RunLog, report: StepReport) -> float:
-        """Log the mean loss since the last entry; the mean."""
-        step, now = self.fitter.steps_done, time.perf_counter()
-        loss = sum(self.losses) / len(self.losses)
-        log.write(
-            step,
-            subflow=report.n,
-            subflow_step=report.step,
-            loss=loss,
-            learning_rate=report.learning_rate,
-            steps_per_second=(step - self._logged[0]) / (now - self._logged[1]),
-        )
-        self.losses, self._logged = [], (step, now)
-        return loss
+    def _after_step(self, report: StepReport, log: RunLog) -> bool:
+        """Held-out losses and rollouts where it is time; rollouts are of a checkpoint, which is kept."""
+        ends, steps = self.fitter.stage_done, self.fitter.steps_done
+        if report.step % self.config.training.valid_every == 0 or ends:
+            self._evaluate(log, ends)
+        due = steps % self.config.rollout.every == 0 or self.fitter.done
+        if self.roll_out is not None and self._complete and due and not self.interrupted:
+            log.write(steps, **self.roll_out(self._save(), steps))
+        return False
 
     def _evaluate(self, log: RunLog, ends: bool) -> None:
         """Held-out loss of the current sub-flow, and the error of sampled chunks once all are trained."""
@@ -157,7 +170,7 @@ class Trainer:
         n, total = self.fitter.current.n, self.policy.flow.n_subflows
         return f"sub-flow {n} of {total}" if n else "all stretches together"
 
-    def _save(self, log: RunLog) -> Path:
+    def _save(self) -> Path:
         fitter = self.fitter
         trained = self.policy.flow.n_subflows if self._complete else max(fitter.current.n - 1, 0)
         facts = {
@@ -168,16 +181,11 @@ class Trainer:
             "config": self.config.to_dict(),
             "versions": versions(),
         }
-        state = {"fitter": fitter.state_dict(), "losses": self.losses}
+        state = {"fitter": fitter.state_dict(), "pending": [tuple(report) for report in self.pending]}
         step = fitter.steps_done
-        folder = save_checkpoint(
+        return save_checkpoint(
             self.run_dir, step, state, lambda folder: save_policy(self.policy, folder, step=step, **facts)
         )
-        if self._complete and self.on_checkpoint:
-            values = self.on_checkpoint(folder, fitter.steps_done, fitter.done)
-            if values:
-                log.write(fitter.steps_done, **values)
-        return folder
 
     def _resume(self) -> None:
         folder = find_checkpoint(self.run_dir)
@@ -188,5 +196,5 @@ class Trainer:
         load_weights(self.policy, folder)
         state = load_training_state(folder)
         self.fitter.load_state_dict(state["fitter"])
-        self.losses = state["losses"]
+        self.pending = [StepReport(*report) for report in state["pending"]]
         self.say(f"resumed at step {self.fitter.steps_done} of {self.fitter.total_steps}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,15 +21,19 @@ from safetensors.torch import load_file
 
 from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
+from lfm_policy.policy.base import ChunkPolicy
+from lfm_policy.policy.serialization import save_policy
+from lfm_policy.training import Trainer
 from lfm_policy.training import trainer as trainer_module
 from lfm_policy.training.checkpoint import STATE_FILE, load_training_state
+from lfm_policy.training.config import RolloutConfig
 from tests.training.runs import metrics, small_config, small_dataset, train
 
 VARIANTS = {
     "paper": {},
     "shared start": {"shared_start": 5, "coupling": "common", "marginals": "exact"},
     "warm start, diffused": {"warm_start": True, "initial_diffusion": 0.01},
-    "one network": {"share_weights": True},
+    "one network": {"share_weights": True, "interpolant": "geodesic", "coupling": "common", "marginals": "exact"},
 }
 
 
@@ -101,7 +109,7 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
         raise OSError("no space left on device")
 
     monkeypatch.setattr(trainer_module, "save_policy", crash)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(LFMError, match=r"step_8: cannot be written \(no space left on device\); make room"):
         train(replace(config, resume=True))
     assert find_checkpoint(tmp_path / "run") == old
     assert (old / STATE_FILE).read_bytes() == before
@@ -118,6 +126,71 @@ def test_a_changed_config_or_dataset_is_not_resumed(tmp_path: Path) -> None:
     small_dataset(tmp_path / "data.hdf5", seed=1)
     with pytest.raises(LFMError, match="is not the dataset"):
         train(replace(config, resume=True))
+
+
+def test_changed_masks_are_not_resumed(tmp_path: Path) -> None:
+    """What was trained on would be held out."""
+    data = small_dataset(tmp_path / "data.hdf5")
+    config = small_config(data, tmp_path / "run")
+    train(replace(config, stop_after=4))
+    with h5py.File(data, "a") as file:
+        names = sorted(file["data"])
+        file["mask/train"], file["mask/valid"] = np.array(names[:1], dtype="S"), np.array(names[1:], dtype="S")
+    with pytest.raises(LFMError, match="has other masks"):
+        train(replace(config, resume=True))
+    with h5py.File(data, "a") as file:
+        del file["mask"]
+    train(replace(config, resume=True))
+
+
+def test_checkpoints_come_at_their_interval_over_all_subflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sub-flows of 6 steps would never reach a checkpoint every 8 by themselves."""
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run")
+    saved = []
+
+    def save(policy: ChunkPolicy, folder: Path, **facts: Any) -> None:
+        saved.append(facts["step"])
+        save_policy(policy, folder, **facts)
+
+    monkeypatch.setattr(trainer_module, "save_policy", save)
+    train(replace(config, training=replace(config.training, checkpoint_every=8)))
+    assert saved == [8, 16, 18]
+
+
+def test_what_a_user_keeps_beside_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    """But what a killed process left half-written goes."""
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run")
+    checkpoints = train(replace(config, stop_after=4)).parent
+    shutil.copytree(checkpoints / "step_4", checkpoints / "step_4_best")
+    (checkpoints / "step_mine").write_text("the best one is step_4_best")
+    (checkpoints / "tmp-1").mkdir()
+    assert find_checkpoint(tmp_path / "run") == checkpoints / "step_4"
+    train(replace(config, resume=True))
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_18", "step_4_best", "step_mine"]
+
+
+def test_a_run_that_diverges_can_be_given_again(tmp_path: Path) -> None:
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run")
+    high = replace(config.training, learning_rate=1e30, warmup_steps=0, max_grad_norm=None)
+    with pytest.raises(LFMError, match="lower learning_rate"):
+        train(replace(config, training=high))
+    train(config)
+
+
+def test_rollouts_come_at_their_interval_once_all_subflows_are_there(tmp_path: Path) -> None:
+    """The third sub-flow has steps 13 to 18; a run that is stopped is not kept waiting for them."""
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run", rollout=RolloutConfig(every=5))
+    seen = []
+
+    def roll_out(checkpoint: Path, step: int) -> dict[str, Any]:
+        seen.append((checkpoint.name, step))
+        return {"success_rate": 0.5}
+
+    for stop in (14, None):
+        Trainer(replace(config, stop_after=stop, resume=stop is None), lambda line: None, roll_out).run()
+    Trainer(replace(config, resume=True), lambda line: None, roll_out).run()
+    assert seen == [("step_15", 15), ("step_18", 18)]
+    assert [row["step"] for row in metrics(tmp_path / "run") if "success_rate" in row] == [15, 18]
 
 
 def test_a_moved_dataset_and_a_renamed_run_resume(tmp_path: Path) -> None:
