@@ -24,6 +24,13 @@ WORDS = {
 class OneLineParser(ArgumentParser):
     """A jsonargparse parser whose errors are LFMErrors of one line, with the nearest known name."""
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; LFMError for a config file that is no text, such as a dataset."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise LFMError("config: is no text; give the path of a YAML file") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the error as one line."""
         text = re.sub(r"\s+", " ", str(message)).strip().removesuffix(".")

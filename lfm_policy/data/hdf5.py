@@ -119,8 +119,10 @@ def find_dataset(demo: h5py.Group, key: str) -> h5py.Dataset:
     file, name = demo.file.filename, demo.name.rsplit("/", 1)[-1]
     parent: Any = demo
     for part in key.split("/"):
+        where = parent.name.removeprefix("/data/")
+        if not isinstance(parent, h5py.Group):
+            raise LFMError(f"{file}: {where} is no group and has no key {part}; leave /{part} out")
         if part not in parent:
-            where = parent.name.removeprefix("/data/")
             raise LFMError(f"{file}: {where} has no key {part}; {nearest(part, parent)}{_remedy(part, file)}")
         parent = parent[part]
     if not isinstance(parent, h5py.Dataset):

@@ -73,7 +73,8 @@ def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None
     chosen = hdf5.demo_names(file) if filter_key is None else hdf5.mask_names(file, filter_key)
     if names is not None:
         wanted = hdf5.in_order(file, names, "names")
-        chosen = [name for name in wanted if name in set(chosen)]
+        present = set(chosen)
+        chosen = [name for name in wanted if name in present]
     if not chosen:
         raise LFMError(f"{file.filename}: mask/{filter_key} holds none of {', '.join(names or ())}; choose others")
     return chosen
@@ -153,7 +154,8 @@ def split_names(
         both = sorted(set(train) & set(valid))
         if both:
             raise LFMError(f"{path}: {', '.join(both[:5])} in both mask/train and mask/valid; remove from one")
-        return [name for name in train if name in chosen], [name for name in valid if name in chosen]
+        present = set(chosen)
+        return [name for name in train if name in present], [name for name in valid if name in present]
 
 
 def split_episodes(names: Sequence[str], valid_fraction: float, seed: int) -> tuple[list[str], list[str]]:

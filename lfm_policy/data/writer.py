@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,9 @@ from numpy.typing import ArrayLike
 
 from lfm_policy.data.robomimic import split_episodes
 from lfm_policy.flow.errors import LFMError
+
+# HDF5 holds back that much of what it was given, and dies where it finds no room for it as the file is closed
+HELD_BACK = 16_000_000
 
 
 class DatasetWriter:
@@ -118,7 +122,9 @@ class DatasetWriter:
         return name
 
     def _write(self, name: str, values: Mapping[str, np.ndarray], *attrs: Mapping[str, Any]) -> None:
-        group = self._open_file()["data"].create_group(name)
+        file = self._open_file()
+        self._check_room(sum(item.nbytes for item in values.values()))
+        group = file["data"].create_group(name)
         for key, item in values.items():
             group.create_dataset(key, data=item)
         group.attrs["num_samples"] = len(values["actions"])
@@ -130,8 +136,17 @@ class DatasetWriter:
         """A full disk or a folder without permission, told in one line."""
         try:
             yield
-        except OSError as error:
-            raise LFMError(f"{self.path}: cannot be written ({error}); choose another place") from error
+        except (OSError, RuntimeError) as error:
+            told = " ".join(str(error).split())
+            raise LFMError(f"{self.path}: cannot be written ({told}); choose another place") from error
+
+    def _check_room(self, n_bytes: int) -> None:
+        free = shutil.disk_usage(self._temporary.parent).free
+        if free < n_bytes + HELD_BACK:
+            raise LFMError(
+                f"{self.path}: cannot be written ({free / 1e6:.0f} MB are free, {(n_bytes + HELD_BACK) / 1e6:.0f} MB "
+                "needed); make room or choose another place"
+            )
 
     def _open_file(self) -> h5py.File:
         if self._file is None or not self._file:

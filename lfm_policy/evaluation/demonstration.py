@@ -123,7 +123,7 @@ class _Steps:
         """Observation and state are those before the action, reward and info those after it."""
         self.observations.append(observation)
         self.rewards.append(reward)
-        self.dones.append(is_success(info))
+        self.dones.append(bool(is_success(info)))
         self.rows["actions"].append(action)
         for key, source in STEP_SOURCES.items():
             values = state if source == "state" else info

@@ -217,9 +217,10 @@ def horizon(env: gymnasium.Env) -> int | None:
     return env.spec.max_episode_steps if env.spec is not None else None
 
 
-def is_success(info: Mapping[str, Any]) -> bool:
-    """The task's own test, as `step` reports it."""
-    return bool(info.get("is_success", info.get("success", False)))
+def is_success(info: Mapping[str, Any]) -> bool | None:
+    """The task's own test, as `step` reports it; None where it tells none."""
+    told = info.get("is_success", info.get("success"))
+    return None if told is None else bool(told)
 
 
 def check_fit(spec: Spec, env: gymnasium.Env, origin: str) -> None:

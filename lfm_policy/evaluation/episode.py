@@ -81,7 +81,8 @@ def run_episode(
 
     The row is `seed, success, steps, return, max_reward, chunks, nfe, policy_seconds, env_seconds`, every
     number a total over the episode; success means that the task's test was true at any step. `on_step` is
-    called after the reset and after every step (to render). LFMError if an action is not finite.
+    called after the reset and after every step (to render). LFMError if an action is not finite, or the environment
+    never tells success.
     """
     limit = max_steps or horizon(env)
     if limit is None:
@@ -92,7 +93,7 @@ def run_episode(
     env_seconds, policy_seconds = time.perf_counter() - begin, 0.0
     policy.reset(seed)
     rewards: list[float] = []
-    success = False
+    success, tells = False, False
     recorder.look(info)
     if on_step is not None:
         on_step(env)
@@ -105,13 +106,19 @@ def run_episode(
         policy_seconds += middle - begin
         env_seconds += time.perf_counter() - middle
         rewards.append(_check_reward(float(reward), seed, len(rewards)))
-        success = success or is_success(info)
+        told = is_success(info)
+        success, tells = success or bool(told), tells or told is not None
         recorder.look(info)
         recorder.actions.append(action)
         if on_step is not None:
             on_step(env)
         if terminated or truncated or (success and terminate_on_success):
             break
+    if not tells:
+        raise LFMError(
+            f"environment {env_name(env)}: told no success in an episode (neither is_success nor success); name the "
+            "entry that does with --success_key, or the end of an episode, terminated"
+        )
     row = {
         "seed": seed,
         "success": success,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,22 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, episodes: dict[str, Epis
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(LFMError, match=r"file/a\.hdf5: cannot be written"):
         record_and(lambda: None, tmp_path / "file" / "a.hdf5", episodes["demo_1"])
+
+
+def test_a_disk_that_is_full_is_told_before_hdf5_meets_it(
+    tmp_path: Path, episodes: dict[str, Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the process as the file is closed."""
+    usage = shutil.disk_usage(tmp_path)
+    with DatasetWriter(tmp_path / "kept.hdf5") as writer:
+        writer.add_episode(**parts(episodes["demo_1"]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with (
+        pytest.raises(LFMError, match=r"a\.hdf5: cannot be written \(1 MB are free, 16 MB needed\); make room"),
+        DatasetWriter(tmp_path / "a.hdf5") as writer,
+    ):
+        writer.add_episode(**parts(episodes["demo_1"]))
+    assert left_behind(tmp_path) == ["kept.hdf5"]
 
 
 def test_use_without_a_with_block(tmp_path: Path, episodes: dict[str, Episode]) -> None:

@@ -108,9 +108,9 @@ def test_images_and_discrete_actions_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("info", "success"),
-    [({"is_success": True}, True), ({"success": np.bool_(True)}, True), ({"is_success": False}, False), ({}, False)],
+    [({"is_success": True}, True), ({"success": np.bool_(True)}, True), ({"is_success": False}, False), ({}, None)],
 )
-def test_success_is_read_under_both_names(info: dict[str, Any], success: bool) -> None:
+def test_success_is_read_under_both_names(info: dict[str, Any], success: bool | None) -> None:
     assert is_success(info) is success
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -91,6 +92,18 @@ def test_max_steps_moves_the_time_limit_both_ways(max_steps: int) -> None:
 def test_an_environment_without_limit_needs_one() -> None:
     with pytest.raises(LFMError, match="no step limit; give --max_steps"):
         run_episode(ProportionalPolicy(), make_env(POINT, max_episode_steps=-1), 0)
+
+
+def test_an_environment_that_tells_no_success_needs_a_key() -> None:
+    """A rate of 0 would be nonsense."""
+
+    class Silent(gymnasium.Wrapper):
+        def step(self, action: Any) -> Any:
+            *rest, _ = self.env.step(action)
+            return *rest, {}
+
+    with pytest.raises(LFMError, match=r"told no success in an episode .* --success_key"):
+        run_episode(ProportionalPolicy(), Silent(make_env(POINT)), 0)
 
 
 def test_positions_and_actions_are_recorded_when_asked() -> None:

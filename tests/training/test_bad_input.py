@@ -65,6 +65,11 @@ MISTAKES = {
     "both": (["--resume", "true", "--overwrite", "true"], ["resume", "overwrite"]),
     "nothing to resume": (["--resume", "true"], ["run", "does not exist"]),
     "groups": (["--network.channels", "[10, 20]"], ["network.channels", "10"]),
+    "nothing to one network": (
+        ["--flow.share_weights", "true", "--flow.coupling", "common", "--flow.marginals", "exact"],
+        ["flow.interpolant", "ot", "flow.share_weights", "geodesic"],
+    ),
+    "dataset for a group": (["--data.obs_keys", "[object/pose]"], ["obs/object is no group", "pose"]),
     "filter key": (["--data.filter_key", "best"], ["best"]),
 }
 
@@ -85,6 +90,10 @@ def test_an_unknown_field_of_the_file_is_named_with_the_nearest(
     line = refused(capsys, config)
     assert "training.learning_rat'" in line
     assert "training.learning_rate" in line
+
+
+def test_a_dataset_given_as_config_is_told_of(capsys: pytest.CaptureFixture[str], config: Path, data: Path) -> None:
+    assert "config: is no text; give the path of a YAML file" in refused(capsys, config, "--config", str(data))
 
 
 def test_a_truncated_file_is_named(capsys: pytest.CaptureFixture[str], config: Path, data: Path) -> None:
