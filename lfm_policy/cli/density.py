@@ -86,6 +86,8 @@ def sample(config: DensityConfig, out: str, n: int, sample_seed: int) -> int:
 
     if n < 1:
         raise LFMError(f"--n {n}: must be 1 or more")
+    if not 0 <= sample_seed < 2**32:
+        raise LFMError(f"--sample_seed {sample_seed}: must be 0 or more and below 2^32")
     check_outputs({"out": out}, config.overwrite)
     check_suffix("out", out, SUFFIXES)
     rows = _trained(config).sample(n, sample_seed)
@@ -131,12 +133,15 @@ def _trained(config: DensityConfig) -> LocalFlowDensity:
     """The run's density, on the device and to the tolerance that the command asks for."""
     import torch
 
+    from lfm_policy.density.settings import check_settings
     from lfm_policy.density.storage import load_density
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     density = load_density(Path(config.output_dir), config.model["device"])
-    return density.set_params(tolerance=config.model["tolerance"], n_probes=config.model["n_probes"])
+    density.set_params(tolerance=config.model["tolerance"], n_probes=config.model["n_probes"])
+    check_settings(density)
+    return density
 
 
 def _help(prog: str) -> str:

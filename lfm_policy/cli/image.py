@@ -40,12 +40,13 @@ def main(arguments: list[str], prog: str) -> int:
         parser.add_argument("--features", required=True, help="feature network: a classifier's file, or weights")
         parser.add_argument("--n", type=int, default=10_000, help="images to draw")
         parser.add_argument("--pipeline", help="pipeline to draw from; that of output_dir, if not given")
+        parser.add_argument("--sample_seed", type=int, default=0, help="seed of the noise")
+        parser.add_argument("--batch_size", type=int, default=256, help="images drawn together")
         parser.add_argument("--json", help="file to write; evaluation.json beside the pipeline, if not given")
     values = parser.instantiate(parser.parse_args(rest)).as_dict()
     values.pop("config", None)
-    extras = {
-        name: values.pop(name) for name in ("out", "steps", "features", "n", "pipeline", "json") if name in values
-    }
+    own = ("out", "steps", "features", "n", "pipeline", "sample_seed", "batch_size", "json")
+    extras = {name: values.pop(name) for name in own if name in values}
     functions: dict[str, Callable[..., int]] = {
         "train": train,
         "distill": distill,
@@ -68,7 +69,7 @@ def train(config: ImageConfig) -> int:
         f"{run.images.name}: {run.images.source}; {sizes}, {w} x {h} x {c}" + (f"; {skipped} skipped" * bool(skipped))
     )
     print(f"{len(run.flow.fields)} networks, {count_parameters(run.model):,} parameters in all")
-    return _ended(run.train(), run.done, run.interrupted, Path(config.output_dir))
+    return _ended(run.train(), run.done, run.interrupted, Path(config.output_dir), config.device)
 
 
 def distill(config: ImageConfig) -> int:
@@ -78,7 +79,7 @@ def distill(config: ImageConfig) -> int:
 
     run = DistillRun(config)
     print(f"{run.distiller.students.n_students} students, {count_parameters(run.model):,} parameters in all")
-    return _ended(run.train(), run.done, run.interrupted, run.folder)
+    return _ended(run.train(), run.done, run.interrupted, run.folder, config.device)
 
 
 def sample(
@@ -162,27 +163,36 @@ def classifier(config: ImageConfig, out: str, steps: int) -> int:
     return 0
 
 
-def evaluate(config: ImageConfig, features: str, n: int, pipeline: str | None, json: str | None) -> int:
+def evaluate(
+    config: ImageConfig,
+    features: str,
+    n: int,
+    pipeline: str | None,
+    sample_seed: int,
+    batch_size: int,
+    json: str | None,
+) -> int:
     """Compare drawn images with the test images (the training images beside them) and write evaluation.json."""
-    from lfm_policy.evaluation.files import write_json
+    from lfm_policy.evaluation.files import check_outputs, write_json
     from lfm_policy.image.evaluation import evaluate_pipeline, told
     from lfm_policy.provenance import provenance
 
     place = pipeline or config.output_dir
-    found = evaluate_pipeline(config, place, features, n)
+    check_outputs({"json": json}, config.overwrite)
+    found = evaluate_pipeline(config, place, features, n, sample_seed, batch_size)
     print(told(found))
     out = Path(json) if json else Path(place) / "evaluation.json"
-    write_json(out, {**provenance(), "seeds": [config.seed], **found})
+    write_json(out, {**provenance(), "seeds": [sample_seed], **found})
     print(f"figures: {out}")
     return 0
 
 
-def _ended(folder: Path, done: bool, interrupted: bool, run: Path) -> int:
+def _ended(folder: Path, done: bool, interrupted: bool, run: Path, device: str) -> int:
     if not done:
         print(f"stopped; {folder} is complete up to here, continue with --resume true")
         return 130 if interrupted else 0
     print(f"trained; {folder}")
-    return sample(str(folder), str(run / "samples.png"), overwrite=True)
+    return sample(str(folder), str(run / "samples.png"), device=device, overwrite=True)
 
 
 def _check_counts(**values: int) -> None:

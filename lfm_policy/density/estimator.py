@@ -219,6 +219,7 @@ class LocalFlowDensity(DensityMixin, BaseEstimator):
         Solved in float64, each row independent of the others; with Hutchinson's estimate, a row's probes belong to its
         place. `on_piece` hears how many rows are done.
         """
+        check_settings(self)  # tolerance and n_probes may have been set since
         whitened = self._whitened(self._checked(X)).double()
         flow, parts = copy.deepcopy(self.flow_).double(), []
         with torch.no_grad():

@@ -58,7 +58,8 @@ def write_density(density: LocalFlowDensity, folder: Path, **facts: Any) -> None
         "history": density.history_,
         **facts,
     }
-    (folder / DENSITY_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    text = json.dumps(description, indent=2, default=lambda value: value.item())  # numpy's numbers, as of a grid search
+    (folder / DENSITY_FILE).write_text(text + "\n")
 
 
 def load_density(path: Path, device: str = "cpu") -> LocalFlowDensity:

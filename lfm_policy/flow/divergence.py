@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lfm_policy.flow.random import signs
+
 VelocityAndDivergence = Callable[[Tensor], tuple[Tensor, Tensor]]
 MEMORY = 2**27  # bytes that the reverse passes of one piece may take: beyond the caches more is not faster
 
@@ -31,6 +33,12 @@ def exact_divergence(f: Callable[[Tensor], Tensor], chunk_size: int = 64) -> Vel
         return velocity, divergence[:, None]
 
     return evaluate
+
+
+def rademacher_probes(x: Tensor, n_probes: int, generator: torch.Generator | None) -> Tensor:
+    """Probes (K, B, d) of ±1 for samples x (B, *shape); those of a sample do not depend on how many follow it."""
+    batch, dim = x.flatten(1).shape
+    return signs((batch, n_probes, dim), x, generator).transpose(0, 1).contiguous()
 
 
 def hutchinson_divergence(f: Callable[[Tensor], Tensor], probes: Tensor) -> VelocityAndDivergence:

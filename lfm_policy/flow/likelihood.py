@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lfm_policy.flow.divergence import MEMORY
+from lfm_policy.flow.divergence import MEMORY, rademacher_probes
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.flow.local_flow import LocalFlow, log_standard_normal
-from lfm_policy.flow.random import named_generator, signs
+from lfm_policy.flow.random import named_generator
 from lfm_policy.flow.solver import MethodName, Solver
 
 
@@ -79,7 +79,7 @@ def converged_log_prob(
     `max_steps` keeps its last figure. LFMError where a figure is not finite; it counts rows from `first_row`.
     """
     generator = named_generator(seed, "probes")
-    probes = signs((n_probes, *x.flatten(1).shape), x, generator) if n_probes else None
+    probes = rademacher_probes(x, n_probes, generator) if n_probes else None
     found = _solve(flow, x, cond, Solver(method, first_steps), probes, memory)
     change, steps = torch.full_like(x.flatten(1)[:, 0], math.inf), torch.full((len(x),), first_steps)
     active, count = torch.arange(len(x), device=x.device), first_steps

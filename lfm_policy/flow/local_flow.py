@@ -8,9 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lfm_policy.flow.divergence import MEMORY, bytes_per_sample, exact_divergence, hutchinson_divergence
+from lfm_policy.flow.divergence import (
+    MEMORY,
+    bytes_per_sample,
+    exact_divergence,
+    hutchinson_divergence,
+    rademacher_probes,
+)
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.flow.random import normal, signs
+from lfm_policy.flow.random import normal
 from lfm_policy.flow.schedule import Schedule
 from lfm_policy.flow.solver import Field, Solver
 
@@ -141,7 +147,7 @@ class LocalFlow(nn.Module):
         Rademacher probes. The default solver is RK4 with 8 steps per sub-flow; `converged_log_prob` finds
         out how many are enough.
         """
-        probes = signs((n_probes, *x.flatten(1).shape), x, generator) if n_probes else None
+        probes = rademacher_probes(x, n_probes, generator) if n_probes else None
         end, log_det = self.push_with_log_det(x, cond, solver, probes)
         return log_standard_normal(end) + log_det.mean(1)
 

@@ -57,8 +57,13 @@ class Optimization:
         for name in ("batch_size", "learning_rate", "lr_factor", "lr_every", "accumulate"):
             if not getattr(self, name) > 0:
                 raise LFMError(f"{name}: {getattr(self, name)} must be positive")
-        if self.warmup_steps < 0:
-            raise LFMError(f"warmup_steps: {self.warmup_steps} must not be negative")
+        for name in ("warmup_steps", "weight_decay", "ema_power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise LFMError(f"{name}: {getattr(self, name)} must be 0 or more and finite")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise LFMError(f"max_grad_norm: {self.max_grad_norm} must be positive, or null")
+        if not 0 <= self.ema_maximum <= 1:
+            raise LFMError(f"ema_maximum: {self.ema_maximum} must be 0 to 1")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise LFMError(f"{name}: {getattr(self, name)} must be 0 or more and below 1")

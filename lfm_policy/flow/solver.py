@@ -77,6 +77,9 @@ class Solver:
             raise LFMError(f"sampler.method: '{self.method}' is not one of {known}")
         if self.steps < 1:
             raise LFMError(f"sampler.steps: {self.steps} must be at least 1")
+        for name in ("rtol", "atol", "max_evaluations"):
+            if not getattr(self, name) > 0:
+                raise LFMError(f"sampler.{name}: {getattr(self, name)} must be positive")
 
     @property
     def evaluations(self) -> int | None:

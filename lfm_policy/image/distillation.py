@@ -111,12 +111,13 @@ class DistillRun:
         return save_checkpoint(self.folder, step, state, write)
 
     def _settings(self) -> dict[str, Any]:
-        return {"distillation": plain(asdict(self.config.distillation)), "seed": self.config.seed}
+        gammas = list(self.model.flow.schedule.gammas)  # of the stretches, which flow.c and flow.rho may cut
+        return {"distillation": plain(asdict(self.config.distillation)), "seed": self.config.seed, "gammas": gammas}
 
     def _resume(self) -> None:
         folder = find_run(self.folder)
         description = read_description(folder / FILE, TYPE, FORMAT, "students")
-        old = {name: description[name] for name in ("distillation", "seed")}
+        old = {name: description.get(name) for name in self._settings()}
         free = ("distillation.log_", "distillation.checkpoint_")
         check_unchanged(folder, differences(old, self._settings(), free))
         if description["teacher"] != self.teacher:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lfm_policy.data.images import to_pixels
 from lfm_policy.flow import DistilledFlow, LFMError, LocalFlow, Solver, named_generator
+from lfm_policy.flow.device import check_device
 from lfm_policy.flow.random import normal
 from lfm_policy.image.pipeline import LFMPipeline, check_folder
 
@@ -21,6 +22,7 @@ PIPELINE = "pipeline"
 
 def load_pipeline(path: str | Path, device: str = "cpu") -> LFMPipeline:
     """The pipeline in a folder, or in the run's folder that it is; LFMError where there is none."""
+    check_device(device)
     path = Path(path)
     if not path.is_dir():
         raise LFMError(f"{path}: is no folder; give a pipeline's folder or the output_dir of `lfm image train`")

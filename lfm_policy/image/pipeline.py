@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,25 @@ class LFMPipeline(DiffusionPipeline):
         flow: the model.
         method: solver of each sub-flow; students need none.
         steps: its steps per sub-flow.
+        rtol: relative tolerance of an adaptive one.
+        atol: its absolute tolerance.
+        max_evaluations: of the network in a sub-flow, by an adaptive one.
     """
 
     flow: LocalFlowModel
 
-    def __init__(self, flow: LocalFlowModel, method: str = "midpoint", steps: int = 2) -> None:
+    def __init__(
+        self,
+        flow: LocalFlowModel,
+        method: str = "midpoint",
+        steps: int = 2,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        max_evaluations: int = 10_000,
+    ) -> None:
         super().__init__()
         self.register_modules(flow=flow.eval())
-        self.register_to_config(method=method, steps=steps)
+        self.register_to_config(method=method, steps=steps, rtol=rtol, atol=atol, max_evaluations=max_evaluations)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> LFMPipeline:
@@ -54,10 +66,12 @@ class LFMPipeline(DiffusionPipeline):
     def solver(self, method: MethodName | None = None, steps: int | None = None) -> Solver | None:
         """The pipeline's solver, with another method or number of steps if asked for; None for students."""
         if isinstance(self.flow.flow, DistilledFlow):
-            if method or steps:
+            if method is not None or steps is not None:
                 raise LFMError("sampler: students take one evaluation each; leave method and steps out")
             return None
-        return Solver(method or self.config["method"], steps or self.config["steps"])
+        given = {"method": method, "steps": steps}
+        own = {entry.name: self.config[entry.name] for entry in fields(Solver)}
+        return Solver(**{**own, **{name: value for name, value in given.items() if value is not None}})
 
     def nfe(self, method: MethodName | None = None, steps: int | None = None) -> int | None:
         """Network evaluations of a sample; None where a tolerance decides."""

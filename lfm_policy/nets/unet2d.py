@@ -45,6 +45,8 @@ class UNet2d(nn.Module):
     ) -> None:
         super().__init__()
         _check(channels, attention, head_dim, n_groups, patch_size, resample)
+        if layers_per_block < 1:
+            raise ValueError(f"network.layers_per_block: {layers_per_block} must be 1 or more")
         c, h, w = shape
         self.stride = patch_size * 2 ** (len(channels) - 1)
         if h % self.stride or w % self.stride:

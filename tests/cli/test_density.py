@@ -240,6 +240,14 @@ def test_another_table_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFi
             assert message in error
             assert error.count("error: ") == 1
             assert error.strip().count("\n") == 0
+    for action, more, message in (
+        ("evaluate", ["--model.n_probes", "-1"], "n_probes: -1 must be a whole number, 0 or more"),
+        ("evaluate", ["--model.tolerance", "-1"], "tolerance: -1.0 must be"),
+        ("sample", ["--sample_seed", "-1", "--out", str(tmp_path / "rows.csv")], "--sample_seed -1: must be 0 or more"),
+    ):
+        assert lfm(action, *quiet, *more) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "rows.csv").exists()
     assert lfm("evaluate", *quiet, "--model.tolerance", "0.5", "--model.n_probes", "2") == 0
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (found["tolerance"], found["n_probes"]) == (0.5, 2)

@@ -63,7 +63,10 @@ def test_from_a_config_to_students_grids_and_figures(tmp_path: Path, capsys: pyt
     for pipeline in (tmp_path / "run", tmp_path / "run" / "distilled_2"):
         place = ["--pipeline", pipeline, "--features", tmp_path / "c.safetensors", "--n", "20"]
         assert lfm("evaluate", *run, *place) == 0
+    assert lfm("evaluate", *run, *place, "--seed", "1") == 2  # another split: what was trained on would be tested on
+    assert lfm("evaluate", *run, *place, "--sample_seed", "1", "--json", tmp_path / "other.json") == 0
     told = capsys.readouterr()
+    assert "images of training would count as test" in told.err
     assert "40 images to train on, 12 held out, 8 x 8 x 1" in told.out
     assert "Fréchet" in told.out
 
@@ -82,7 +85,12 @@ def test_from_a_config_to_students_grids_and_figures(tmp_path: Path, capsys: pyt
     assert math.isfinite(figures["drawn"]["frechet_distance"])
     assert len(figures["drawn"]["features_sha256"]) == 64
     assert figures["images"]["split"] == "test"
-    assert json.loads((tmp_path / "run" / "distilled_2" / "evaluation.json").read_text())["nfe"] == 2
+    of_students = json.loads((tmp_path / "run" / "distilled_2" / "evaluation.json").read_text())
+    other = json.loads((tmp_path / "other.json").read_text())
+    assert of_students["nfe"] == other["nfe"] == 2
+    assert (of_students["seeds"], other["seeds"]) == ([0], [1])
+    assert of_students["floor"] == other["floor"]
+    assert of_students["drawn"]["frechet_distance"] != other["drawn"]["frechet_distance"]
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_resumes(
@@ -137,6 +145,28 @@ WRONG: dict[str, tuple[str, str]] = {
         "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --n 1",
         "--n 1: must be 5 or more",
     ),
+    "where": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --json {folder}/none/x.json",
+        "create it first",
+    ),
+    "kept": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --json {folder}/exists.png",
+        "exists already",
+    ),
+    "device": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --device abacus",
+        "device: 'abacus'",
+    ),
+    "few real": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --n 9 --data.n_test 3",
+        "data: holds 3 test images; 5 or more are needed",
+    ),
+    "norm": ("train --output_dir {folder}/x --training.max_grad_norm -1", "max_grad_norm: -1.0 must be positive"),
+    "decay": ("distill --output_dir {folder}/x --distillation.weight_decay -1", "weight_decay: -1.0 must be 0 or more"),
+    "layers": ("train --output_dir {folder}/x --network.layers_per_block 0", "network.layers_per_block: 0 must be 1"),
+    "push": ("train --output_dir {folder}/x --flow.push_steps 0", "flow.push_steps: 0 must be 1 or more"),
+    "steps": ("sample {pipeline} --out {folder}/new.png --steps 0", "sampler.steps: 0 must be at least 1"),
+    "tolerance": ("train --output_dir {folder}/x --sampler.rtol -1", "sampler.rtol: -1.0 must be positive"),
     "output": ("classifier --output_dir {folder}/x --out {folder}/c.pt", "must end in .safetensors"),
 }
 

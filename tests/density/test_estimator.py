@@ -163,10 +163,15 @@ def test_an_outlier_is_named_by_its_row() -> None:
         density.set_params(tolerance=10.0).score_samples(rows[: 4096 + 500])
 
 
-def test_grid_search_and_clone() -> None:
+def test_grid_search_save_and_clone(tmp_path: Path) -> None:
+    """numpy's own numbers too."""
     rows = gaussian(120)
-    search = GridSearchCV(tiny(), {"n_subflows": [1, 2], "width": [4, 8]}, cv=2).fit(rows)
-    assert search.best_params_.keys() == {"n_subflows", "width"}
+    grid = {"n_subflows": [1, 2], "width": np.array([4, 8]), "rho": np.array([2.0], dtype=np.float32)}
+    search = GridSearchCV(tiny(), grid, cv=2).fit(rows)
+    best = search.best_estimator_
+    loaded = LocalFlowDensity.load(best.save(tmp_path / "density"))
+    np.testing.assert_array_equal(loaded.score_samples(rows), best.score_samples(rows))
+    assert search.best_params_.keys() == set(grid)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     copy = clone(search.best_estimator_)
     assert copy.get_params() == search.best_estimator_.get_params()

@@ -235,6 +235,19 @@ def test_less_than_one_piece_is_refused(options: FitOptions | DistillOptions, pi
         replace(options, accumulate=pieces)
 
 
+@pytest.mark.parametrize("options", [FIT, DISTILL], ids=["fit", "distill"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_grad_norm", -1.0), ("weight_decay", -1.0), ("ema_power", -0.5), ("ema_maximum", 1.5), ("warmup_steps", -1)],
+)
+def test_settings_that_would_climb_or_run_away_are_refused(
+    options: FitOptions | DistillOptions, name: str, value: float
+) -> None:
+    """A negative norm to clip to turns descent into ascent."""
+    with pytest.raises(LFMError, match=rf"^{name}: {value} must be "):
+        replace(options, **{name: value})
+
+
 def test_parts_cover_a_count_once_with_sizes_that_differ_by_one_at_most() -> None:
     for count, n in itertools.product([*range(1, 40), 1000], [1, 2, 3, 7, 31, 50]):
         pieces = [list(range(count))[part] for part in parts(count, n)]

@@ -69,8 +69,10 @@ def test_a_samples_figure_does_not_depend_on_its_batch_mates(n_probes: int) -> N
     with torch.no_grad():
         a = converged_log_prob(flow, x, n_probes=n_probes)
         b = converged_log_prob(flow, others, n_probes=n_probes)
+        c = converged_log_prob(flow, x[:7], n_probes=n_probes)
     assert a.log_prob[0].item() == pytest.approx(b.log_prob[0].item(), abs=1e-12)
     assert a.steps[0] == b.steps[0]
+    torch.testing.assert_close(a.log_prob[:7], c.log_prob, atol=1e-12, rtol=0)
 
 
 def test_boundaries_are_the_likelihoods_of_the_shorter_chains() -> None:

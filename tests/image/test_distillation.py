@@ -153,6 +153,15 @@ def test_another_teacher_or_setting_is_refused_for_resuming(tmp_path: Path) -> N
         DistillRun(resumed)
 
 
+def test_a_clock_cut_otherwise_is_refused_for_resuming(tmp_path: Path) -> None:
+    flow = FlowConfig(n_subflows=1, c=0.2)
+    config = replace(config_of(tmp_path, tiny_model(gammas=()), n_stretches=2, n_students=2), flow=flow)
+    distilled(replace(config, stop_after=1))
+    with pytest.raises(LFMError, match=r"gammas: was \[0\.2\], now \[1\.5\]"):
+        DistillRun(replace(config, resume=True, flow=replace(flow, c=1.5)))
+    distilled(replace(config, resume=True))
+
+
 def test_a_loss_that_is_not_finite_leaves_the_teacher_alone(tmp_path: Path) -> None:
     config = config_of(tmp_path, tiny_model(gammas=GAMMAS), learning_rate=1e30, steps=50, warmup_steps=0)
     with pytest.raises(LFMError, match="loss of student"):

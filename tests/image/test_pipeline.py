@@ -126,6 +126,16 @@ def test_students_draw_by_one_evaluation_each_and_take_no_solver() -> None:
         pipe(2, num_inference_steps=4)
 
 
+def test_a_saved_pipeline_solves_as_it_did(tmp_path: Path) -> None:
+    """With every setting of its solver, an adaptive one's tolerances among them."""
+    LFMPipeline(tiny_model(), "dopri5", 3, rtol=1e-2, atol=1e-3, max_evaluations=70).save_pretrained(tmp_path)
+    pipe = LFMPipeline.from_pretrained(tmp_path)
+    assert pipe.solver() == Solver("dopri5", 3, rtol=1e-2, atol=1e-3, max_evaluations=70)
+    assert pipe.solver("euler", 5) == Solver("euler", 5, rtol=1e-2, atol=1e-3, max_evaluations=70)
+    with pytest.raises(LFMError, match=r"sampler\.steps: 0 must be at least 1"):
+        pipe(1, num_inference_steps=0)
+
+
 def test_evaluations_are_counted_as_they_are_made() -> None:
     model = tiny_model()
     calls: list[int] = []

@@ -25,7 +25,7 @@ from tests.image.runs import EXACT, PUSHED, TINY, assert_equal, small_config, tr
 FLOWS = {
     "pushed": PUSHED,
     "exact": EXACT,
-    "shared weights": replace(PUSHED, n_subflows=2, share_weights=True),
+    "shared weights": FlowConfig(n_subflows=2, share_weights=True),
     "one": FlowConfig(n_subflows=1),
 }
 every_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)

@@ -30,7 +30,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pushed": {},
     "exact": {"marginals": "exact", "coupling": "common", "interpolant": "geodesic"},
     "shared start": {"shared_start": 4},
-    "shared weights": {"share_weights": True},
+    "shared weights": {
+        "share_weights": True,
+        "interpolant": "geodesic",
+        "coupling": "common",
+        "marginals": "exact",
+    },
 }
 EPOCHS = {"shared start": 4}
 every_variant = pytest.mark.parametrize("variant", list(VARIANTS))
@@ -289,6 +294,8 @@ def test_fewer_epochs_than_stages_divide_their_steps() -> None:
         ({"algo": {"flow": {"coupling": "common"}}}, "flow.coupling: common noise needs exact marginals"),
         ({"algo": {"flow": {"shared_start": 10}}}, "train.num_epochs: 3 of 4 steps leave none for 3 sub-flows"),
         ({"algo": {"network": {"channels": "wide"}}}, "algo.network.channels: 'wide' is not like its default"),
+        ({"algo": {"flow": {"n_subflows": 2.5}}}, "algo.flow.n_subflows: 2.5 is not like its default"),
+        ({"algo": {"sampler": {"steps": 1.5}}}, "algo.sampler.steps: 1.5 is not like its default"),
         ({"algo": {"flow": {"warm_start": 1}}}, "algo.flow.warm_start: 1 is not like its default, False"),
         ({"algo": {"training": {"max_grad_norm": "one"}}}, "algo.training.max_grad_norm: 'one' is not like"),
         ({"train": {"batch_size": 71}}, "train.batch_size: 71 is more than the data's 70 windows"),

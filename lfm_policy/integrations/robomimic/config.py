@@ -92,15 +92,23 @@ def _checked(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
         default, value = getattr(kind(), name), values[name]
         if not _alike(value, default):
             raise LFMError(f"algo.{section}.{name}: {value!r} is not like its default, {default!r}")
-        checked[name] = tuple(value) if isinstance(default, tuple) else value
+        checked[name] = _as_kind(value, default)
     return checked
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether JSON's value is of the default's kind; numbers are one kind, and may stand for no number."""
+    """Whether JSON's value is of the default's kind: whole where that is; a number may stand for no number."""
     if isinstance(default, tuple):
         return isinstance(value, list | tuple) and all(_alike(entry, default[0]) for entry in value)
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number or (value is None and default is None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None and default is None
+    return not isinstance(default, int) or float(value).is_integer()
+
+
+def _as_kind(value: Any, default: Any) -> Any:
+    """The value in the type of the default that it is like."""
+    if isinstance(default, tuple):
+        return tuple(_as_kind(entry, default[0]) for entry in value)
+    return int(value) if isinstance(default, int) and not isinstance(default, bool) else value
