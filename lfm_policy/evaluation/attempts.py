@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration
+from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow.errors import LFMError
 
 SETTINGS = "settings.json"
@@ -69,10 +70,7 @@ class Attempts:
             old = json.loads((self.folder / SETTINGS).read_text())
         except (OSError, ValueError) as error:
             raise LFMError(f"{self.folder / SETTINGS}: cannot be read ({error}); {ANEW}") from error
-        new = json.loads(json.dumps(settings))
-        changed = [
-            f"{key}: was {old.get(key)}, now {new.get(key)}" for key in old | new if old.get(key) != new.get(key)
-        ]
+        changed = differences(old, json.loads(json.dumps(settings)))
         if changed:
             raise LFMError(
                 f"{self.folder}: cannot resume with other settings ({'; '.join(changed)}); undo that, or {ANEW}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lfm_policy.evaluation.fields import differences
+from lfm_policy.evaluation.fields import UNESSENTIAL, differences
 from lfm_policy.flow import Distiller, LFMError
 from lfm_policy.flow.device import check_device
 from lfm_policy.flow.distill import DistillReport
@@ -35,8 +35,7 @@ from lfm_policy.training.students import StudentsConfig, told
 from lfm_policy.training.windows import make_windows
 
 # fields that may differ in a resumed run; the teacher and its data are held by their hashes
-FREE: tuple[str, ...] = ("teacher", "data.", "rollout.", "output_dir", "resume", "overwrite", "stop_after")
-FREE += ("distillation.log_", "distillation.checkpoint_")
+FREE = (*UNESSENTIAL, "teacher", "data.", "distillation.log_", "distillation.checkpoint_")
 
 
 @dataclass(frozen=True)
