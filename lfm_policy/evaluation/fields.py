@@ -28,9 +28,9 @@ def differences(
 ) -> list[str]:
     """Every field of two nested mappings that differs, as `checkpoint.step: was 40, now 50`.
 
-    Fields whose names begin as one of `free` may differ; one that is not there is as one that is None.
+    Fields whose names begin as one of `free` may differ; one that is not there is as one that is None or empty.
     """
-    left, right = flat(was), flat(now)
+    left, right = ({name: value for name, value in flat(side).items() if value != {}} for side in (was, now))
     return [
         f"{name}: {words[0]} {left.get(name, NOTHING)}, {words[1]} {right.get(name, NOTHING)}"
         for name in dict.fromkeys([*left, *right])

@@ -150,7 +150,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 OTHERS = [
     ({"seed": 4}, "seed: was 3, now 4"),
     ({"expert": SIDED}, f"expert: was {STOPPED}, now {SIDED}"),
-    ({"env": EnvSpec(POINT, {"frame": "base"})}, r"env_kwargs\.frame: was nothing, now base"),
+    ({"env": EnvSpec(POINT, {"frame": "base"})}, "env_kwargs.frame: was nothing, now base"),
     ({"env": EnvSpec(BROKEN)}, f"env_id: was {POINT}, now {BROKEN}"),
 ]
 
