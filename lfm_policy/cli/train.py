@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from lfm_policy.cli.parser import make_parser
 from lfm_policy.flow import LFMError
 from lfm_policy.training import TrainConfig, Trainer
@@ -61,7 +63,8 @@ def _rollouts(config: TrainConfig) -> Callable[[Path, int], dict[str, Any]] | No
         result = evaluate(str(folder), options.n_rollouts, options.seed, options.n_procs)
         low, high = result.summary["wilson95"]
         rate = result.summary["success_rate"]
-        print(f"step {step}: success {rate:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
+        told = f"step {step}: success {rate:.3f} ({low:.3f} to {high:.3f}) over {options.n_rollouts} rollouts"
+        tqdm.write(told, file=sys.stderr)  # above the bar
         return {"success_rate": rate, "wilson95": [low, high], "n_rollouts": options.n_rollouts}
 
     return roll_out
