@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.task_films import longest
+from lfm_policy.data.saved import checkpoints
 from lfm_policy.evaluation.comparison import compare
 from lfm_policy.evaluation.comparison_plots import draw
 from lfm_policy.evaluation.comparison_report import report, to_json
@@ -85,7 +86,7 @@ def distil(configs: Sequence[DistillConfig], n_procs: int) -> None:
 
 
 def _distil(config: DistillConfig) -> Path:
-    begun = any(Path(config.output_dir).glob("checkpoints/step_*"))
+    begun = bool(checkpoints(Path(config.output_dir)))
     return DistillRun(replace(config, resume=begun, overwrite=not begun), lambda line: None).run()
 
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from lfm_policy.data.robomimic import split_episodes
 from lfm_policy.flow.errors import LFMError
 
-# HDF5 holds back that much of what it was given, and dies where it finds no room for it as the file is closed
-HELD_BACK = 16_000_000
+# HDF5's cache of metadata holds so much at most, and the process dies where there is no room for it as a file is closed
+HELD_BACK = 2**25
 
 
 class DatasetWriter:

@@ -40,6 +40,8 @@ def evaluate_pipeline(
         raise LFMError(f"--n {n}: must be {LEAST} or more")
     if batch_size < 1:
         raise LFMError(f"--batch_size {batch_size}: must be 1 or more")
+    if sample_seed < 0:
+        raise LFMError(f"--sample_seed {sample_seed}: must be 0 or more")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pipe, images = load_pipeline(pipeline, config.device), read_images(config)

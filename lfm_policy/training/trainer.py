@@ -196,5 +196,5 @@ class Trainer:
         load_weights(self.policy, folder)
         state = load_training_state(folder)
         self.fitter.load_state_dict(state["fitter"])
-        self.pending = [StepReport(*report) for report in state["pending"]]
+        self.pending = [StepReport(*report) for report in state.get("pending", [])]  # none in earlier versions
         self.say(f"resumed at step {self.fitter.steps_done} of {self.fitter.total_steps}")

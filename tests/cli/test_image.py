@@ -157,6 +157,14 @@ WRONG: dict[str, tuple[str, str]] = {
         "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --device abacus",
         "device: 'abacus'",
     ),
+    "noise": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --sample_seed -1",
+        "--sample_seed -1: must be 0 or more",
+    ),
+    "no batch": (
+        "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --batch_size 0",
+        "--batch_size 0: must be 1 or more",
+    ),
     "few real": (
         "evaluate --output_dir {folder} --pipeline {pipeline} --features {features} --n 9 --data.n_test 3",
         "data: holds 3 test images; 5 or more are needed",

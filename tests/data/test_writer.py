@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_is_told_before_hdf5_meets_it(
         writer.add_episode(**parts(episodes["demo_1"]))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
     with (
-        pytest.raises(LFMError, match=r"a\.hdf5: cannot be written \(1 MB are free, 16 MB needed\); make room"),
+        pytest.raises(LFMError, match=r"a\.hdf5: cannot be written \(1 MB are free, 34 MB needed\); make room"),
         DatasetWriter(tmp_path / "a.hdf5") as writer,
     ):
         writer.add_episode(**parts(episodes["demo_1"]))
