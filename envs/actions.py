@@ -27,17 +27,6 @@ def action_box(representation: str, rotation: str, n_arms: int) -> spaces.Box:
     return spaces.Box(-high, high, dtype=np.float32)
 
 
-def check_action(action: object, size: int) -> Array:
-    """The action as (size,) float64; ValueError names a wrong shape, or the index of what is not finite."""
-    array = np.asarray(action, dtype=np.float64)
-    if array.shape != (size,):
-        raise ValueError(f"action: shape {array.shape}; ({size},) expected")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        raise ValueError(f"action[{bad[0]}] is {array[bad[0]]}; a finite number expected")
-    return array
-
-
 def rotation_6d_to_rotvec(rows: Array) -> Array:
     """Axis-angle (3,) of the matrix whose first two rows, made orthonormal by Gram-Schmidt, are rows (6,)."""
     first, second = rows[:3], rows[3:]

@@ -48,6 +48,8 @@ OLD_NAMES = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits
 # robosuite 1.5.2 either does not implement the others or gives actions of another length
 SUPPORTED = {
     "type": "OSC_POSE",
+    "input_max": 1,
+    "input_min": -1,
     "impedance_mode": "fixed",
     "position_limits": None,
     "orientation_limits": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -11,12 +12,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs import PUSHT
+from envs.numbers import finite
 
 REMEDY = "pip install 'lfm_policy[pusht]'"
 # pixels; the table is square
 SIDE = 512.0
 # finger and block far from each other and from the walls
 APART = (50.0, 50.0, 256.0, 300.0, 0.0)
+STATE = ("agent x", "agent y", "block x", "block y", "angle")
 KEYS = {"agent_pos": 2, "block_pos": 2, "block_angle": 2, "keypoints": 16}
 
 Observation = dict[str, Any]
@@ -38,6 +41,8 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def __init__(self, render_mode: str | None = None, render_size: int = 256) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode {render_mode!r}: choose None or 'rgb_array'")
+        if render_size < 1:
+            raise ValueError(f"render_size {render_size}: a positive number of pixels expected")
         self.render_mode = render_mode
         self._sim = _simulator(render_size)
         self.action_space = spaces.Box(0.0, SIDE, (2,), np.float32)
@@ -65,23 +70,25 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
         unknown = [key for key in options or {} if key != "state"]
         if unknown:
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
-        self._ready = True
+        self._ready = False
         state = (options or {}).get("state")
-        if state is None:
+        stored = None if state is None else finite(_stored(state), "state['states']", len(STATE))
+        # gym-pusht goes on drawing where the finger was last sent
+        self._sim._last_action = None
+        if stored is None:
             self._sim.reset(seed=int(self.np_random.integers(2**31)))
         else:
             # a new simulation takes a step: from where nothing touches, or the solver would remember a contact
             self._sim.reset(options={"reset_to_state": APART})
-            self.set_states(state["states"])
+            self.set_states(stored)
+        self._ready = True
         return self.observe(), self._info(self.is_success())
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move the finger towards (x, y) for a tenth of a second; beyond the table means its edge."""
         if not self._ready:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        goal = np.asarray(action, dtype=np.float64)
-        if goal.shape != (2,) or not np.isfinite(goal).all():
-            raise ValueError(f"action: {goal.tolist()}; two finite numbers expected")
+        goal = finite(action, "action", 2)
         _, reward, terminated, _, _ = self._sim.step(np.clip(goal, 0.0, SIDE))
         return self.observe(), float(reward), bool(terminated), False, self._info(bool(terminated))
 
@@ -117,9 +124,8 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     def set_states(self, states: NDArray[Any]) -> None:
         """Put finger and block, (5,), at rest where a recording says."""
-        values = np.asarray(states, dtype=np.float64)
-        if values.shape != (5,):
-            raise ValueError(f"states: shape {values.shape}; (5,) expected: agent x, y, block x, y, angle")
+        values = finite(states, "states", len(STATE))
+        self._sim._last_action = None
         agent, block = self._sim.agent, self._sim.block
         agent.position, agent.velocity = tuple(values[:2]), (0.0, 0.0)
         # the angle first: turning moves the block about its centre of mass, and its position with it
@@ -133,6 +139,13 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
         # upwards, as pictures of paths are read
         positions = {"agent": state[:2] * [1, -1] + [0, SIDE], "block": state[2:4] * [1, -1] + [0, SIDE]}
         return {"is_success": success, "positions": positions}
+
+
+def _stored(state: Any) -> Any:
+    """The numbers of reset's option "state"; other keys are those of simulators with more to tell."""
+    if not isinstance(state, Mapping) or "states" not in state:
+        raise ValueError(f"reset option 'state': {type(state).__name__} without 'states'; give what get_state gives")
+    return state["states"]
 
 
 def _simulator(render_size: int) -> Any:

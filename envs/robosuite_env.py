@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from envs import actions, controllers, simulator, state
+from envs.numbers import finite
 from envs.rendering import FrameRenderer
 from envs.tasks import find_task
 
@@ -223,7 +224,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return camera
 
     def _command(self, action: NDArray[Any]) -> NDArray[np.float64]:
-        checked = actions.check_action(action, self.action_space.low.size)
+        checked = finite(action, "action", self.action_space.low.size)
         if self.representation == "delta":
             return np.clip(checked, -1.0, 1.0)
         return actions.to_axis_angle(checked, self.rotation, self.task.n_arms)

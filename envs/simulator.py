@@ -33,6 +33,10 @@ DEFAULT_KWARGS: dict[str, Any] = {
     # published datasets were made with False; robosuite's own default is True
     "lite_physics": False,
 }
+# of the Panda, as robosuite names it
+GRIPPERS = ("default", "PandaGripper", None)
+# robosuite's MuJoCo time step is 2 ms
+SUBSTEPS_PER_SECOND = 500
 # written by robomimic for itself
 IGNORED_KWARGS = ("lang", "env_lang")
 
@@ -79,13 +83,31 @@ def load_robosuite() -> ModuleType:
 def complete_kwargs(task: Task, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `robosuite.make` from those of a dataset: defaults added, renderers switched off.
 
-    ValueError for robots the task is not offered with.
+    ValueError for robots and grippers the task is not offered with, and for rates that robosuite would not keep.
     """
     robots = kwargs.get("robots", task.robots)
-    if ([robots] if isinstance(robots, str) else list(robots)) != task.robots:
+    if (list(robots) if isinstance(robots, list | tuple) else [robots]) != task.robots:
         raise ValueError(f"{task.env_id}: robots {robots!r}; only {task.robots!r} is supported")
+    _check_gripper(task, kwargs.get("gripper_types", "default"))
+    _check_frequency(task, kwargs.get("control_freq", DEFAULT_KWARGS["control_freq"]))
     given = {key: value for key, value in kwargs.items() if key not in IGNORED_KWARGS}
     return DEFAULT_KWARGS | {"robots": task.robots} | dict(task.extra) | given | FIXED_KWARGS
+
+
+def _check_gripper(task: Task, value: Any) -> None:
+    for name in value if isinstance(value, list | tuple) else [value]:
+        if name not in GRIPPERS:
+            raise ValueError(f"{task.env_id}: gripper_types {value!r}; only the Panda's is supported, leave it out")
+
+
+def _check_frequency(task: Task, value: Any) -> None:
+    """robosuite takes whole substeps, and would act at another rate than it is told where they do not divide a step."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and float(value).is_integer()
+    if not known or SUBSTEPS_PER_SECOND % value:
+        raise ValueError(
+            f"{task.env_id}: control_freq {value!r}; must be a whole number of steps a second that divides "
+            f"{SUBSTEPS_PER_SECOND}, as 20"
+        )
 
 
 def _check_names(robosuite: ModuleType, task: Task, kwargs: dict[str, Any]) -> None:

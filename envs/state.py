@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.numbers import finite
+
 Array = NDArray[np.float64]
 STATE_KEYS = ("states", "model_file", "initial_joint", "gripper_action")
 
@@ -50,12 +52,9 @@ def read_state(env: Any, recorder: ModelRecorder) -> dict[str, Any]:
 
 
 def write_states(env: Any, states: Array) -> None:
-    """Set time, qpos, qvel and bring all derived quantities up to date; ValueError on a wrong length."""
+    """Set time, qpos, qvel and bring all derived quantities up to date; ValueError on values that do not fit."""
     size = 1 + env.sim.model.nq + env.sim.model.nv
-    states = np.asarray(states, dtype=np.float64)
-    if states.shape != (size,):
-        raise ValueError(f"state['states']: shape {states.shape}; ({size},) expected for this task and model")
-    env.sim.set_state_from_flattened(states)
+    env.sim.set_state_from_flattened(finite(states, "state['states']", size))
     env.sim.forward()
 
 
@@ -72,6 +71,8 @@ def restore_state(env: Any, state: Mapping[str, Any]) -> None:
     zero otherwise, as at the start of an episode). ValueError on unknown or missing keys and on values that do
     not fit; the environment then has the model that it was built with.
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"reset option 'state': {state!r} is no dict; give what get_state gives")
     unknown = [key for key in state if key not in STATE_KEYS]
     if unknown or "states" not in state:
         problem = f"unknown key {unknown[0]!r}" if unknown else "'states' is missing"
@@ -117,13 +118,12 @@ def _restore_hidden(env: Any, state: Mapping[str, Any]) -> None:
         joints = np.concatenate([robot._joint_positions for robot in env.robots])
     ramps = state.get("gripper_action")
     ramps = np.zeros(2 * n_arms) if ramps is None else ramps
-    for name, value, size in (("initial_joint", joints, 7), ("gripper_action", ramps, 2)):
-        if np.shape(value) != (size * n_arms,):
-            raise ValueError(f"state['{name}']: shape {np.shape(value)}; ({size * n_arms},) expected")
-    for robot, ramp in zip(env.robots, np.split(np.asarray(ramps, dtype=np.float64), n_arms), strict=True):
+    joints = finite(joints, "state['initial_joint']", 7 * n_arms)
+    ramps = finite(ramps, "state['gripper_action']", 2 * n_arms)
+    for robot, ramp in zip(env.robots, np.split(ramps, n_arms), strict=True):
         robot.gripper["right"].current_action = ramp.copy()
-    for controller, joint in zip(controllers(env), np.split(np.asarray(joints), n_arms), strict=True):
-        controller.initial_joint = np.array(joint, dtype=np.float64)
+    for controller, joint in zip(controllers(env), np.split(joints, n_arms), strict=True):
+        controller.initial_joint = joint.copy()
 
 
 def settle(env: Any) -> None:

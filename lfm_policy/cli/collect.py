@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lfm_policy.flow.errors import LFMError
-
 if TYPE_CHECKING:
     from lfm_policy.evaluation.collected import Collected
     from lfm_policy.evaluation.demonstration import Attempt
@@ -61,14 +59,6 @@ def collect(
     from lfm_policy.evaluation.files import check_outputs, write_json
 
     check_outputs({"out": out, "json": json}, overwrite)
-    for option, value in {"n": n, "max_attempts": max_attempts}.items():
-        if value is not None and value < 1:
-            raise LFMError(f"--{option} {value}: must be 1 or more")
-    if seed < 0:
-        raise LFMError(f"--seed {seed}: must be 0 or more")
-    if not 0 <= valid_fraction < 1:
-        raise LFMError(f"--valid_fraction {valid_fraction}: must be 0 or more and below 1")
-
     from lfm_policy.evaluation.attempts import attempts_folder
     from lfm_policy.evaluation.collect import record_demonstrations
     from lfm_policy.evaluation.environment import EnvSpec

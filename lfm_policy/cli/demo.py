@@ -66,7 +66,7 @@ def demo(
         code = train(["--config", config, "--data.path", data, "--output_dir", run], "lfm demo")
     if code:
         return code
-    print(f"\n3. Roll it out from {n_rollouts} initial states it has not seen", flush=True)
+    print(f"\n3. Roll it out from {n_rollouts} initial states", flush=True)
     with _timed(seconds, "rollout"):
         rollout(
             run,

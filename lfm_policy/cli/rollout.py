@@ -119,6 +119,8 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
         chunk += f", {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms p95"
     _line("chunk", chunk)
     _line("time", f"{context['wall_seconds']:.1f} s with {workers}")
+    for first, last in context.get("seen_seeds", []):
+        _note(f"warning: its demonstrations were recorded on seeds {first} to {last}: nothing new began there")
 
 
 def _line(label: str, text: str, style: str = "") -> None:

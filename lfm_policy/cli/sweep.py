@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lfm_policy.cli.parser import make_parser
 from lfm_policy.flow.errors import LFMError
-from lfm_policy.sweep.demonstrations import check_made
+from lfm_policy.sweep.demonstrations import check_made, check_seeds
 from lfm_policy.sweep.plan import SweepConfig, data_file, plan_runs
 from lfm_policy.sweep.run import task_folder
 
@@ -42,6 +42,8 @@ def sweep(config: SweepConfig, progress: bool = True) -> int:
     for task in config.tasks:
         _make_folder("output_dir", task_folder(config, task))
         make_data(config, task)
+        n_rollouts = config.tasks[task].n_rollouts
+        check_seeds(data_file(config, task), range(config.rollout_seed, config.rollout_seed + n_rollouts))
         report = partial(write, config=config)
         run_task(config, task, [run for run in runs if run.task == task], report, _say, progress)
     return 0

@@ -15,8 +15,8 @@ import numpy as np
 
 from lfm_policy.flow.errors import LFMError
 
-# attributes of `data`: the name of what a file was converted from; the attempts that it was collected in
-SOURCE, ATTEMPTS = "source", "attempts"
+# attributes of `data`: the name of what a file was converted from; the attempts that it was collected in, and how
+SOURCE, ATTEMPTS, COLLECTED = "source", "attempts", "collected"
 
 
 @contextmanager
@@ -86,6 +86,16 @@ def in_order(file: h5py.File, names: Iterable[str], source: str) -> list[str]:
     if not wanted:
         raise LFMError(f"{file.filename}: {source} holds no demonstration; choose another, or leave it out")
     return [name for name in present if name in wanted]
+
+
+def seed_ranges(file: h5py.File) -> list[tuple[int, int]]:
+    """First and last of each run of seeds that demonstrations were recorded on, as far as they tell them."""
+    told = (file["data"][name].attrs.get("seed") for name in demo_names(file))
+    ranges: list[tuple[int, int]] = []
+    for seed in sorted({int(seed) for seed in told if isinstance(seed, np.integer | int)}):
+        follows = bool(ranges) and seed == ranges[-1][1] + 1
+        ranges[len(ranges) - follows :] = [(ranges[-1][0] if follows else seed, seed)]
+    return ranges
 
 
 def read_env_args(file: h5py.File) -> dict[str, Any]:

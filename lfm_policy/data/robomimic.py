@@ -169,7 +169,8 @@ def split_episodes(names: Sequence[str], valid_fraction: float, seed: int) -> tu
 
 
 def dataset_identity(path: str | Path, keys: Sequence[str] = ("actions",)) -> dict[str, Any]:
-    """What a checkpoint says of its data: file name, SHA-256 of names and of the datasets `keys`, sizes, env_args."""
+    """What a checkpoint says of its data: file name, sizes, env_args, first and last of each run of recorded seeds, and
+    the SHA-256 of names and of the datasets `keys`."""
     digest = hashlib.sha256()
     with hdf5.open_hdf5(path) as file:
         names = hdf5.demo_names(file)
@@ -186,6 +187,7 @@ def dataset_identity(path: str | Path, keys: Sequence[str] = ("actions",)) -> di
             "n_episodes": len(names),
             "n_frames": n_frames,
             "env_args": hdf5.read_env_args(file),
+            "seed_ranges": hdf5.seed_ranges(file),
         }
 
 

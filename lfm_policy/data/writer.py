@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,19 @@ from lfm_policy.flow.errors import LFMError
 HELD_BACK = 2**25
 
 
+class UnfitEpisode(LFMError):
+    """An episode that no dataset can hold, whatever the disk."""
+
+
 class DatasetWriter:
     """Writes a robomimic dataset beside `path` and renames it there when the `with` block ends well.
 
     An exception (Ctrl-C too) removes what was written; an existing `path` is refused unless `overwrite`.
     `env_args` is robomimic's {"env_name", "type", "env_version", "env_kwargs"}; {} for a robot of one's own. At
     the end the episodes are split into `mask/train` and `mask/valid`, `valid_fraction` of them (seeded) to
-    validate; 0 writes none. `masks`, filter key to episode names, are written instead if there are any. `attrs`
-    are further attributes of `data`. `folder`, of the same disk, holds the file until it is whole.
+    validate; 0, and a single episode, write none. `masks`, filter key to episode names, are written instead if
+    there are any. `attrs` are further attributes of `data`. `folder`, of the same disk, holds the file until it is
+    whole.
     """
 
     def __init__(
@@ -101,7 +106,8 @@ class DatasetWriter:
         `next_obs` is obs moved by one step if `final_obs` (key to (d,), read after the last action) is given
         instead. Further keywords are datasets of T rows (`actions_abs`); `attrs` (seed, initial_joint) go to
         the group.
-        Raises LFMError on rows that do not fit, widths unlike the first episode's, and NaN.
+        Raises UnfitEpisode on rows that do not fit, widths unlike the first episode's, NaN, and attributes that
+        HDF5 cannot store.
         """
         if next_obs is None and final_obs is not None:
             next_obs = {key: _moved(values, final_obs[key]) for key, values in obs.items()}
@@ -129,7 +135,14 @@ class DatasetWriter:
             group.create_dataset(key, data=item)
         group.attrs["num_samples"] = len(values["actions"])
         for key, value in itertools.chain(*(mapping.items() for mapping in attrs)):
+            self._set(group, key, value)
+
+    def _set(self, group: h5py.Group, key: str, value: Any) -> None:
+        try:
             group.attrs[key] = value
+        except (TypeError, ValueError) as error:
+            told = f"attribute {key} of {group.name} cannot be stored ({' '.join(str(error).split())})"
+            raise UnfitEpisode(f"{self.path}: {told}; give numbers or text") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -141,12 +154,20 @@ class DatasetWriter:
             raise LFMError(f"{self.path}: cannot be written ({told}); choose another place") from error
 
     def _check_room(self, n_bytes: int) -> None:
-        free = shutil.disk_usage(self._temporary.parent).free
-        if free < n_bytes + HELD_BACK:
-            raise LFMError(
-                f"{self.path}: cannot be written ({free / 1e6:.0f} MB are free, {(n_bytes + HELD_BACK) / 1e6:.0f} MB "
-                "needed); make room or choose another place"
-            )
+        """LFMError where the file cannot grow by so much and what HDF5 holds back: full disks, quotas, limits."""
+        needed = n_bytes + HELD_BACK
+        descriptor = os.open(self._temporary, os.O_RDWR)
+        try:
+            size = os.fstat(descriptor).st_size
+            os.posix_fallocate(descriptor, size, needed)
+            os.ftruncate(descriptor, size)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell beforehand
+                return
+            told = f"{error.strerror}: {needed / 1e6:.0f} MB more are needed"
+            raise LFMError(f"{self.path}: cannot be written ({told}); make room or choose another place") from error
+        finally:
+            os.close(descriptor)
 
     def _open_file(self) -> h5py.File:
         if self._file is None or not self._file:
@@ -157,16 +178,15 @@ class DatasetWriter:
         length = len(values["actions"])
         for key, item in values.items():
             if not length or len(item) != length:
-                raise LFMError(f"{self.path}: {name}/{key} has {len(item)} rows, actions {length}")
-            if item.dtype.kind == "f" and not np.isfinite(item).all():
-                step = int(np.argwhere(~np.isfinite(item))[0, 0])
-                raise LFMError(f"{self.path}: {name}/{key} is NaN or infinite at step {step}; not recorded")
+                raise UnfitEpisode(f"{self.path}: {name}/{key} has {len(item)} rows, actions {length}")
+            if (step := not_finite(item)) is not None:
+                raise UnfitEpisode(f"{self.path}: {name}/{key} is NaN or infinite at step {step}; not recorded")
         dims = {key: item.shape[1:] for key, item in values.items()}
         self._dims = self._dims or dims
         for key in sorted(dims.keys() | self._dims.keys()):
             if dims.get(key) != self._dims.get(key):
                 told = f"rows of {dims.get(key)}, the first episode of {self._dims.get(key)}"
-                raise LFMError(f"{self.path}: {name}/{key} has {told}; all episodes need the same")
+                raise UnfitEpisode(f"{self.path}: {name}/{key} has {told}; all episodes need the same")
 
     def _finish(self) -> None:
         file = self._open_file()
@@ -175,19 +195,38 @@ class DatasetWriter:
         file["data"].attrs["total"] = self.n_frames
         file["data"].attrs["env_args"] = self._env_args
         for key, value in self._attrs.items():
-            file["data"].attrs[key] = value
+            self._set(file["data"], key, value)
         for key, chosen in (self._masks or self._split()).items():
             file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
         file.close()
+        flush(self._temporary)
         refuse_existing(self.path, self._overwrite)
         os.replace(self._temporary, self.path)
+        flush(self.path.parent)
 
     def _split(self) -> dict[str, list[str]]:
         if not self._valid_fraction:
             return {}
         names = [f"demo_{index}" for index in range(self.n_episodes)]
         train, valid = split_episodes(names, self._valid_fraction, self._seed)
-        return {"train": train, "valid": valid}
+        # a mask of nothing could not be read
+        return {"train": train, "valid": valid} if valid else {}
+
+
+def not_finite(values: np.ndarray) -> int | None:
+    """The first row of (T, …) with a NaN or an infinity, None without one."""
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return None
+    return int(np.argwhere(~np.isfinite(values))[0, 0])
+
+
+def flush(path: Path) -> None:
+    """Have a file, or which names a folder has, on the disk: a power cut would take what is only in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

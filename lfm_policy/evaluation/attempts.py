@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from lfm_policy.data.writer import flush
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration
 from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow.errors import LFMError
@@ -25,9 +26,12 @@ TOLD = "told"
 # remedies, which a command with other options replaces by its own
 RESUME = "--resume true goes on from there"
 ANEW = "start anew with --overwrite true"
+# what a collection writes in its folder, and may remove
+ATTEMPT = re.compile(r"(\d+)\.npz")
+OWN = re.compile(rf"{ATTEMPT.pattern}|{re.escape(SETTINGS)}|.+\.partial|.+\.tmp-\d+")
 
 
-class TooFewSucceed(LFMError):
+class CannotGoOn(LFMError):
     """Going on in the same way would not help; the error tells what would."""
 
 
@@ -43,7 +47,8 @@ class Attempts:
 
     def seeds(self) -> set[int]:
         """The seeds of the attempts that are there."""
-        return {int(file.stem) for file in self.folder.glob("*.npz")}
+        found = (ATTEMPT.fullmatch(name) for name in _names(self.folder))
+        return {int(match[1]) for match in found if match}
 
     def write(self, demonstration: Demonstration) -> None:
         """Keep a finished attempt, with what was recorded of it if it succeeded."""
@@ -82,9 +87,9 @@ class Attempts:
             file.write(json.dumps(settings).encode())
 
     def clear(self) -> None:
-        """Remove everything in the folder."""
-        for file in self.folder.iterdir():
-            file.unlink()
+        """Remove all that a collection has written; what else lies in the folder stays."""
+        for name in filter(OWN.fullmatch, _names(self.folder)):
+            (self.folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[IO[bytes]]:
@@ -96,7 +101,7 @@ class Attempts:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.folder / name)
-            _flush_folder(self.folder)
+            flush(self.folder)
         except OSError as error:
             raise LFMError(f"{self.folder}: cannot be written ({error.strerror or error}); make room there") from error
 
@@ -128,7 +133,9 @@ def keeping_attempts(path: Path, settings: Mapping[str, Any], resume: bool, over
             attempts.clear()
         finally:
             if not attempts.seeds():
-                shutil.rmtree(attempts.folder)
+                attempts.clear()
+                with contextlib.suppress(OSError):  # there are files of others in it, or it is gone
+                    attempts.folder.rmdir()
 
 
 def attempts_folder(path: Path) -> Path:
@@ -158,7 +165,7 @@ def _naming_what_is_kept(attempts: Attempts) -> Iterator[None]:
         kept = len(attempts.seeds())
         if not kept:
             raise
-        how = "" if isinstance(error, TooFewSucceed) else f", {RESUME}"
+        how = "" if isinstance(error, CannotGoOn) else f", {RESUME}"
         raise LFMError(f"{error}; {kept} finished attempts are kept{how}") from error
 
 
@@ -182,14 +189,16 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LFMError(f"{folder}: another process is collecting there; let it end, or choose another name") from error
+    except OSError as error:
+        raise LFMError(f"{folder}: cannot be locked ({error.strerror or error}); choose another place") from error
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _names(folder: Path) -> list[str]:
+    """Names of what is in a folder, which may have gone."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _split(demonstration: Demonstration) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib
+import importlib.util
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from typing import Any
 import gymnasium
 from tqdm import tqdm
 
-from lfm_policy.data.hdf5 import ATTEMPTS
-from lfm_policy.data.writer import DatasetWriter, refuse_existing
-from lfm_policy.evaluation.attempts import ANEW, Attempts, TooFewSucceed, keeping_attempts
+from lfm_policy.data.hdf5 import ATTEMPTS, COLLECTED
+from lfm_policy.data.writer import DatasetWriter, UnfitEpisode, refuse_existing
+from lfm_policy.evaluation.attempts import ANEW, Attempts, CannotGoOn, keeping_attempts
 from lfm_policy.evaluation.collected import Collected
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration, Expert, demonstrate
-from lfm_policy.evaluation.environment import EnvSpec, horizon
+from lfm_policy.evaluation.environment import EnvSpec, env_name, horizon
 from lfm_policy.evaluation.executor import Executor, map_seeds
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
@@ -31,6 +33,10 @@ MIN_SUCCESS_RATE = 0.1
 MAX_ATTEMPTS = 10
 # attempts that all raise are a fault of the expert's code
 MAX_RAISED = 5
+# seeds are kept as 64-bit numbers, and others follow the first
+MAX_SEED = 2**62
+# the form of robomimic's `actions`, from which training makes others
+RECORDED_ROTATION = "axis_angle"
 # a remedy, which a command with other options replaces by its own
 NAME_ONE = "name one with --expert module:function"
 
@@ -56,15 +62,18 @@ class CollectTask:
     def __init__(self, job: CollectJob) -> None:
         self.job, self.env = job, job.env.make()
         self.limit = horizon(self.env)
-        if job.expert:
-            self.make_expert = _imported(job.expert)
-            return
         inner: Any = self.env.unwrapped
-        if not hasattr(inner, "make_expert"):
+        rotation = (getattr(inner, "action_convention", None) or {}).get("rotation", RECORDED_ROTATION)
+        if rotation != RECORDED_ROTATION:
+            raise LFMError(
+                f"environment {job.env.env_id}: rotation {rotation!r} is no form of a dataset's actions; leave it out "
+                "(data.rotation of the training makes it of the recorded ones)"
+            )
+        if not job.expert and not hasattr(inner, "make_expert"):
             raise LFMError(
                 f"environment {job.env.env_id}: offers no make_expert, so nothing can be collected from it; {NAME_ONE}"
             )
-        self.make_expert = lambda env, seed: inner.make_expert(seed)
+        self.make_expert = _imported(job.expert) if job.expert else _own_expert
 
     def __call__(self, seed: int) -> Demonstration:
         begin = time.process_time()
@@ -77,12 +86,27 @@ class CollectTask:
         self.env.close()
 
 
+def _own_expert(env: gymnasium.Env, seed: int) -> Expert:
+    """The environment's; it says with a ValueError that there is none for these settings."""
+    inner: Any = env.unwrapped
+    try:
+        return inner.make_expert(seed)
+    except ValueError as error:
+        told = str(error).removeprefix(f"{env_name(env)}: ")
+        raise LFMError(f"environment {env_name(env)}: {told}") from error
+
+
 def _imported(path: str) -> Callable[[gymnasium.Env, int], Expert]:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LFMError(f"--expert {path}: cannot be imported ({error}); give module:function") from error
+    # whatever the code of somebody else may raise as it is read
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise LFMError(
+            f"--expert {path}: cannot be imported ({told}); give module:function, of a module in this folder or "
+            "installed"
+        ) from error
 
 
 def record_demonstrations(
@@ -104,19 +128,23 @@ def record_demonstrations(
     expert: see `CollectJob`. n_procs: processes, or an `Executor`; the file does not depend on it. Finished
     attempts are kept in `<path>.attempts` until the file is written; `resume` goes on from those of an interrupted
     call, to the same file, where environment, expert, seed and versions are the same.
+    The file says in `data.attrs["collected"]` with which settings and versions it was made.
     LFMError, and no file, if fewer than a tenth of at least max(20, n) attempts succeed, or `max_attempts` (default
     10 n) do not suffice; the attempts are kept.
     """
     begin, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     path, executor, job = Path(path), Executor.of(n_procs), CollectJob(env, expert)
+    max_attempts = MAX_ATTEMPTS * n if max_attempts is None else max_attempts
+    _check_numbers(n, max_attempts, seed, valid_fraction)
     refuse_existing(path, overwrite)
-    seeds = range(seed, seed + (max_attempts or MAX_ATTEMPTS * n))
-    with keeping_attempts(path, decisive_settings(job, seed), resume, overwrite) as kept:
+    seeds, settings = range(seed, seed + max_attempts), decisive_settings(job, seed)
+    with keeping_attempts(path, settings, resume, overwrite) as kept:
         n_kept = len(kept.seeds() & set(seeds))
         with contextlib.closing(_attempted(kept, job, seeds, executor)) as outcomes:
             bar = progress_bar("demonstrations", n, progress)
             attempts = _until_enough(outcomes, env.env_id, n, bar)
-        n_frames = _write(path, kept, attempts, overwrite=overwrite, valid_fraction=valid_fraction, seed=seed)
+        options = {"overwrite": overwrite, "valid_fraction": valid_fraction, "seed": seed}
+        n_frames = _write(path, kept, attempts, settings, **options)
     seconds = time.perf_counter() - begin
     return Collected(
         path=path,
@@ -136,6 +164,16 @@ def record_demonstrations(
     )
 
 
+def _check_numbers(n: int, max_attempts: int, seed: int, valid_fraction: float) -> None:
+    for option, value in {"n": n, "max_attempts": max_attempts}.items():
+        if value < 1:
+            raise LFMError(f"--{option} {value}: must be 1 or more")
+    if not 0 <= seed < MAX_SEED:
+        raise LFMError(f"--seed {seed}: must be 0 or more, and below 2^62")
+    if not 0 <= valid_fraction < 1:
+        raise LFMError(f"--valid_fraction {valid_fraction}: must be 0 or more and below 1")
+
+
 def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
     """What decides an attempt beside its own seed; `seed` is the first."""
     return {
@@ -144,9 +182,20 @@ def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
         "observation": dict(job.env.observation),
         "success_key": job.env.success_key,
         "expert": job.expert,
+        "code of the expert": _code(job.expert),
         "seed": seed,
         **{f"version of {package}": version for package, version in versions_of(SIMULATION).items()},
     }
+
+
+def _code(expert: str) -> str:
+    """A hash of the module that `expert` names, "" for the environment's own and for what cannot be found."""
+    try:
+        spec = importlib.util.find_spec(expert.partition(":")[0]) if expert else None
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12] if spec and spec.origin else ""
+    # a parent package is imported on the way
+    except Exception:
+        return ""
 
 
 def _attempted(kept: Attempts, job: CollectJob, seeds: Sequence[int], executor: Executor) -> Generator[Attempt]:
@@ -173,7 +222,7 @@ def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[An
             if successes == n:
                 return attempts
             _check_rate(env_id, attempts, n)
-    raise TooFewSucceed(
+    raise CannotGoOn(
         f"environment {env_id}: {successes} of {len(attempts)} attempts succeeded, {n} wanted{_last_error(attempts)}; "
         "add --resume true, and raise --max_attempts or lower --n"
     )
@@ -181,7 +230,7 @@ def _until_enough(outcomes: Iterator[Attempt], env_id: str, n: int, bar: tqdm[An
 
 def _check_rate(env_id: str, attempts: Sequence[Attempt], n: int) -> None:
     if len(attempts) == MAX_RAISED and all(attempt.error for attempt in attempts):
-        raise TooFewSucceed(
+        raise CannotGoOn(
             f"environment {env_id}: its expert raised in each of {MAX_RAISED} attempts{_last_error(attempts)}; "
             f"mend the expert, then {ANEW}"
         )
@@ -189,7 +238,7 @@ def _check_rate(env_id: str, attempts: Sequence[Attempt], n: int) -> None:
         return
     successes = sum(attempt.success for attempt in attempts)
     if successes < MIN_SUCCESS_RATE * len(attempts):
-        raise TooFewSucceed(
+        raise CannotGoOn(
             f"environment {env_id}: its expert succeeded in {successes} of {len(attempts)} attempts, fewer than "
             f"{MIN_SUCCESS_RATE:.0%}{_last_error(attempts)}; mend the expert, then {ANEW}"
         )
@@ -200,14 +249,17 @@ def _last_error(attempts: Sequence[Attempt]) -> str:
     return next((f"; seed {attempt.seed}: {attempt.error}" for attempt in reversed(attempts) if attempt.error), "")
 
 
-def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], **options: Any) -> int:
+def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], settings: Mapping[str, Any], **options: Any) -> int:
     """Write the successes among the attempts to a dataset; its frames."""
     seeds = [attempt.seed for attempt in attempts if attempt.success]
     failed = [attempt.seed for attempt in attempts if not attempt.success]
     # as text: an attribute of numbers has a limit of 64 kB
-    attrs = {ATTEMPTS: len(attempts), "failed_seeds": json.dumps(failed)}
+    attrs = {ATTEMPTS: len(attempts), "failed_seeds": json.dumps(failed), COLLECTED: json.dumps(settings)}
     env_args = kept.read(seeds[0]).env_args
     with DatasetWriter(path, env_args, attrs=attrs, folder=kept.folder, **options) as writer:
         for seed in seeds:
-            writer.add_episode(**kept.read(seed).datasets)
+            try:
+                writer.add_episode(**kept.read(seed).datasets)
+            except UnfitEpisode as error:
+                raise CannotGoOn(f"seed {seed}: {error}; mend the expert or its environment, then {ANEW}") from error
     return writer.n_frames

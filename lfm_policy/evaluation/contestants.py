@@ -16,6 +16,7 @@ from lfm_policy.data.action_space import major_minor
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
 from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
+from lfm_policy.evaluation.report import common, seen_seeds
 from lfm_policy.evaluation.rollout import CheckpointSource, RolloutJob, rollout_job
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.policy import PolicySpec, find_checkpoint
@@ -256,16 +257,18 @@ def _environment(contestant: Contestant) -> dict[str, Any]:
 
 
 def check_seeds(contestants: Sequence[Contestant], reported: range, selected: range) -> None:
-    """LFMError where a checkpoint could have been chosen by the seeds that are reported, naming them."""
+    """LFMError where a checkpoint was trained on the seeds that are reported, or could have been chosen by them."""
     _check_apart(reported, selected, "--select_seed: selection on", "choose other --select_seed")
     for contestant in contestants:
         rollout = contestant.config.get("rollout") or {}
         seen = range(rollout.get("seed", 0), rollout.get("seed", 0) + rollout.get("n_rollouts", 0))
         where = f"{without_cwd(str(contestant.folder))}: its training rolled out on"
         _check_apart(reported, seen, where, "choose another --seed")
+        for first, last in seen_seeds(contestant.description, contestant.job.env.env_id, reported):
+            where = f"{without_cwd(str(contestant.folder))}: its demonstrations were recorded on"
+            _check_apart(reported, range(first, last + 1), where, "choose another --seed")
 
 
 def _check_apart(reported: range, others: range, where: str, remedy: str) -> None:
-    both = range(max(reported.start, others.start), min(reported.stop, others.stop))
-    if both:
+    if both := common(reported, others):
         raise LFMError(f"{where} seeds {both[0]} to {both[-1]}, which are reported; {remedy}")

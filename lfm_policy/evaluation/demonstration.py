@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from lfm_policy.evaluation.environment import env_name, is_success, observe
+from lfm_policy.data.writer import not_finite
+from lfm_policy.evaluation.environment import is_success, observe
 from lfm_policy.flow.errors import LFMError
 
 # what is recorded of every step where the environment offers it
@@ -64,7 +65,8 @@ def demonstrate(
 
     A success is one that still holds at the last step: an expert goes on for a while after reaching it, so
     that a policy learns to hold what it has reached. `ends` stops where the environment says so, too. An expert that
-    raises while it acts has failed; an LFMError, and what the environment raises, is raised.
+    raises as it is made or acts has failed, and so has an episode with a NaN; an LFMError, and what the environment
+    raises, is raised.
     """
     inner: Any = env.unwrapped
     observation, _ = env.reset(seed=seed)
@@ -72,9 +74,10 @@ def demonstrate(
     steps, over = _Steps(read_state()), False
     try:
         expert = make_expert(env, seed)
-    except ValueError as error:
-        told = str(error).removeprefix(f"{env_name(env)}: ")
-        raise LFMError(f"environment {env_name(env)}: {told}") from error
+    except LFMError:
+        raise
+    except Exception as error:
+        return Demonstration(seed, False, 0, error=_told(error))
     while not over and (limit is None or len(steps) < limit):
         state = read_state()
         try:
@@ -84,15 +87,30 @@ def demonstrate(
         except LFMError:
             raise
         except Exception as error:
-            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return Demonstration(seed, False, len(steps), _strategy(expert), error=told)
+            return Demonstration(seed, False, len(steps), _strategy(expert), error=_told(error))
         after, reward, terminated, truncated, info = env.step(action)
         steps.append(observe(observation), action, float(reward), state, info)
         observation, over = after, ends and (terminated or truncated)
     success = bool(steps.dones) and steps.dones[-1]
     strategy = _strategy(expert)
     datasets = steps.datasets(seed, strategy, observe(observation)) if success else {}
+    if fault := _not_finite(datasets):
+        return Demonstration(seed, False, len(steps), strategy, error=fault)
     return Demonstration(seed, success, len(steps), strategy, datasets=datasets)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _not_finite(datasets: Mapping[str, Any]) -> str:
+    """Where a recording has a number that no dataset takes, "" if nowhere."""
+    named = {**datasets, **{f"obs/{key}": values for key, values in datasets.get("obs", {}).items()}}
+    named |= {f"next_obs/{key}": values[None] for key, values in datasets.get("final_obs", {}).items()}
+    for name, values in named.items():
+        if isinstance(values, np.ndarray) and (step := not_finite(values)) is not None:
+            return f"{name} is NaN or infinite at step {step}"
+    return ""
 
 
 def _strategy(expert: Expert) -> dict[str, str]:

@@ -112,8 +112,11 @@ def make_env(
         env = gymnasium.make(env_id, **arguments)
     except gymnasium.error.UnregisteredEnv as error:
         raise LFMError(f"environment {env_id}: {_line(error)}; registered: {_registered(env_id)}") from error
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError, RuntimeError) as error:
-        raise LFMError(f"environment {env_id}: {_line(error)}") from error
+    # whatever simulators raise at arguments that they do not expect
+    except Exception as error:
+        told = _line(error).removeprefix(f"{env_id}: ")
+        known = isinstance(error, gymnasium.error.Error | ImportError | ValueError | RuntimeError)
+        raise LFMError(f"environment {env_id}: {told if known else f'{type(error).__name__}: {told}'}") from error
     return Described(env, observation or {}, success_key)
 
 

@@ -109,17 +109,19 @@ def in_process(
     start: Callable[[], Task[T]], seeds: Sequence[int], arrived: Callable[[T], object] = ignore
 ) -> Generator[T]:
     """The executor without processes."""
-    task = start()
+    task: Task[T] | None = None
     try:
         for seed in seeds:
             try:
+                task = task or start()
                 result = task(seed)
             except Exception as error:
                 raise named(error, seed) from error
             arrived(result)
             yield result
     finally:
-        task.close()
+        if task is not None:
+            task.close()
 
 
 def process_pool(

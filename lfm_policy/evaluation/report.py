@@ -1,7 +1,8 @@
-"""Which policy a number belongs to."""
+"""Which policy a number belongs to, and which episodes that policy has seen before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,21 @@ def checkpoint_identity(folder: Path, policy: Any) -> dict[str, Any]:
         "sampler": getattr(policy, "sampler", None),
         "spec": policy.spec.to_dict(),
     }
+
+
+def seen_seeds(description: Mapping[str, Any], env_id: str, seeds: range) -> list[tuple[int, int]]:
+    """First and last of the `seeds` on which demonstrations of a checkpoint's data were recorded in `env_id`.
+
+    Rollouts on them start where a demonstration did: they tell nothing of other starts. Data that tell no seeds, human
+    recordings for one, have none.
+    """
+    if (description.get("spec") or {}).get("env_id") != env_id:
+        return []
+    told = (description.get("dataset") or {}).get("seed_ranges") or []
+    both = [common(range(first, last + 1), seeds) for first, last in told]
+    return [(seen[0], seen[-1]) for seen in both if seen]
+
+
+def common(first: range, second: range) -> range:
+    """What two ranges of seeds have in common."""
+    return range(max(first.start, second.start), min(first.stop, second.stop))

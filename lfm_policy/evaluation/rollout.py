@@ -18,7 +18,7 @@ import torch
 from lfm_policy.evaluation.environment import EnvSpec, check_fit
 from lfm_policy.evaluation.episode import Actor, Episode, Row, Trajectory, run_episode
 from lfm_policy.evaluation.executor import Executor, map_seeds
-from lfm_policy.evaluation.report import checkpoint_identity
+from lfm_policy.evaluation.report import checkpoint_identity, seen_seeds
 from lfm_policy.evaluation.statistics import summarise
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.progress import progress_bar
@@ -35,8 +35,9 @@ class Evaluation:
     """Rollouts and their summary.
 
     episodes: one row a seed, in the order of the seeds. summary: see `statistics.summarise`, and nfe and
-    multiply_adds per chunk. context: command, checkpoint, versions, hardware, times, seeds. job: how to run
-    one of them again. trajectories: of the episodes that were recorded, by seed.
+    multiply_adds per chunk. context: command, checkpoint, versions, hardware, times, seeds, and which of these its
+    demonstrations were recorded on. job: how to run one of them again. trajectories: of the episodes that were
+    recorded, by seed.
     """
 
     episodes: list[Row]
@@ -130,6 +131,7 @@ def evaluate(
     Raises LFMError where checkpoint and environment do not fit, and with the seed where an episode fails.
     """
     from lfm_policy.policy import find_checkpoint
+    from lfm_policy.policy.serialization import read_description
 
     # resolved once: training may write a newer one while workers start
     folder = find_checkpoint(checkpoint_path)
@@ -139,7 +141,9 @@ def evaluate(
     elsewhere = None if executor.in_process else replace(source, folder=folder.resolve())
     job = rollout_job(policy, str(folder), env, max_steps, elsewhere)
     seeds = range(seed, seed + n_rollouts)
-    return _evaluate(job, policy, seeds, executor, n_recorded, progress, checkpoint_identity(folder, policy))
+    evaluation = _evaluate(job, policy, seeds, executor, n_recorded, progress, checkpoint_identity(folder, policy))
+    seen = seen_seeds(read_description(folder), job.env.env_id, seeds)
+    return replace(evaluation, context={**evaluation.context, "seen_seeds": seen})
 
 
 def evaluate_policy(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lfm_policy.data.hdf5 import ATTEMPTS, SOURCE, demo_names, open_hdf5, read_env_args
+from lfm_policy.data.hdf5 import ATTEMPTS, SOURCE, demo_names, open_hdf5, read_env_args, seed_ranges
 from lfm_policy.data.robomimic import env_id_of
+from lfm_policy.evaluation.report import common
 from lfm_policy.flow import LFMError
 from lfm_policy.sweep.plan import TaskConfig
 
@@ -26,6 +27,16 @@ def check_made(name: str, path: Path, task: TaskConfig, env_id: str) -> None:
             f"tasks.{name}: {path} was made with other settings ({'; '.join(changed)}); undo that, or remove the file "
             "and the runs trained on it"
         )
+
+
+def check_seeds(path: Path, seeds: range) -> None:
+    """LFMError where rollouts on `seeds` would start as demonstrations of the file at `path` did."""
+    with open_hdf5(path) as file:
+        recorded = seed_ranges(file)
+    for first, last in recorded:
+        if both := common(range(first, last + 1), seeds):
+            told = f"{path} was recorded on seeds {both[0]} to {both[-1]}, which would be rolled out"
+            raise LFMError(f"rollout_seed: {seeds.start}: {told}; choose another")
 
 
 def _differences(path: Path, task: TaskConfig, env_id: str) -> Iterator[str]:

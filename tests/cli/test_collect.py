@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -25,6 +29,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode", "told"),
+    [
+        ("from tests.helpers.experts import sided as make\n", 0, ""),
+        ("def make(:\n", 2, "error: --expert own_expert:make: cannot be imported (SyntaxError: "),
+        ("make = undefined\n", 2, "error: --expert own_expert:make: cannot be imported (NameError: "),
+    ],
+)
+def test_an_expert_of_the_present_folder_is_found(folder: Path, code: str, returncode: int, told: str) -> None:
+    """By the command as it is installed, whose own folder is another."""
+    (folder / "own_expert.py").write_text(code)
+    command = [Path(sys.executable).with_name("lfm"), "collect", "--task", POINT, "--expert", "own_expert:make"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    options: list[Any] = ["--n", "1", "--out", "out.hdf5"]
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == returncode
+    assert done.stderr.splitlines()[-1:] == [] if not told else done.stderr.startswith(told)
+    assert done.stderr.count("\n") == bool(told)
 
 
 def test_a_file_is_written_and_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

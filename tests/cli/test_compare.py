@@ -205,6 +205,7 @@ def make_others(folder: Path) -> None:
     lfm_checkpoint(folder / "taught", 7, teacher={"config": {"method": "small"}})
     regression_checkpoint(folder / "other", 6)
     shutil.copytree(folder / "b", folder / "copy")
+    lfm_checkpoint(folder / "began", dataset={**DATASET, "seed_ranges": [[0, 9], [100_020, 100_050]]})
     lfm_checkpoint(folder / "watched", config={"rollout": {"seed": 100_010, "n_rollouts": 5}})
     (folder / "no.yaml").write_text("output_dir: nowhere\n")
     (folder / "bare.yaml").write_text("method: lfm\n")
@@ -224,6 +225,10 @@ def make_others(folder: Path) -> None:
         (f"a b --env_id {PLAIN}", "does not fit environment Plain-v0: observation position"),
         ("a watched", "its training rolled out on seeds 100010 to 100014, which are reported; choose another --seed"),
         ("a b --select_n 50", "--select_n 50: no policy has several paths to choose from"),
+        (
+            "a began",
+            "its demonstrations were recorded on seeds 100020 to 100050, which are reported; choose another --seed",
+        ),
         ("x=a,b c --select_n 50 --select_seed 99990", "selection on seeds 100000 to 100039, which are reported"),
         ("x=a x=b", "x is there already"),
         ("x=a,a b", "names one checkpoint twice"),

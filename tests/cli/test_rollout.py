@@ -54,6 +54,23 @@ def test_two_runs_of_one_seed_give_the_same_rows(run: Path) -> None:
     assert [row["seed"] for row in first] == [7, 8, 9]
 
 
+def test_starts_of_its_demonstrations_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They may be rolled out, but measure nothing new; those of another environment are no starts of this one."""
+    description = run / "run" / "checkpoints" / "step_40" / "policy.json"
+    told = json.loads(description.read_text())
+    told["dataset"] = {**(told["dataset"] or {}), "seed_ranges": [[0, 3], [8, 20]]}
+    description.write_text(json.dumps(told))
+    warning = "warning: its demonstrations were recorded on seeds 8 to 9: nothing new began there\n"
+    for seed, seen, line in ((7, [[8, 9]], warning), (4, [], "")):
+        assert lfm(f"rollout run --n_rollouts 3 --seed {seed} --max_steps 2 --json {seed}.json") == 0
+        assert capsys.readouterr().err.endswith(line)
+        assert json.loads((run / f"{seed}.json").read_text())["seen_seeds"] == seen
+    options = ["--observation", '{position: "state[0:2]", goal: "state[2:4]"}', "--success_key", "success"]
+    other = f"rollout run --n_rollouts 3 --seed 8 --max_steps 2 --json other.json --env_id {PLAIN}".split()
+    assert main([*other, *options]) == 0
+    assert json.loads((run / "other.json").read_text())["seen_seeds"] == []
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

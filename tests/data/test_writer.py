@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from lfm_policy.data import DatasetWriter, read_demonstrations, split_names
 from lfm_policy.data.hdf5 import masks, open_hdf5
 from lfm_policy.flow.errors import LFMError
 from tests.data.recordings import ENV_ARGS, KEYS, Episode
+
+ROOT = Path(__file__).parents[2]
 
 
 def parts(episode: Episode) -> dict[str, Any]:
@@ -136,20 +141,48 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, episodes: dict[str, Epis
         record_and(lambda: None, tmp_path / "file" / "a.hdf5", episodes["demo_1"])
 
 
-def test_a_disk_that_is_full_is_told_before_hdf5_meets_it(
-    tmp_path: Path, episodes: dict[str, Episode], monkeypatch: pytest.MonkeyPatch
-) -> None:
+FULL = """
+import resource, signal, sys
+import numpy as np
+from lfm_policy.data.writer import DatasetWriter
+from lfm_policy.flow.errors import LFMError
+with DatasetWriter("kept.hdf5") as writer:
+    writer.add_episode({"x": np.zeros((5, 2))}, np.zeros((5, 2)))
+# a file may not grow beyond this, as under a quota, though the disk has room
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000_000, 40_000_000))
+try:
+    with DatasetWriter("full.hdf5") as writer:
+        while True:
+            writer.add_episode({"x": np.zeros((100_000, 2))}, np.zeros((100_000, 2)))
+except LFMError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_is_told_before_hdf5_meets_it(tmp_path: Path) -> None:
     """It would end the process as the file is closed."""
-    usage = shutil.disk_usage(tmp_path)
-    with DatasetWriter(tmp_path / "kept.hdf5") as writer:
-        writer.add_episode(**parts(episodes["demo_1"]))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with (
-        pytest.raises(LFMError, match=r"a\.hdf5: cannot be written \(1 MB are free, 34 MB needed\); make room"),
-        DatasetWriter(tmp_path / "a.hdf5") as writer,
-    ):
-        writer.add_episode(**parts(episodes["demo_1"]))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FULL]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = r"full\.hdf5: cannot be written \(File too large: \d+ MB more are needed\); make room or choose .*\n"
+    assert re.fullmatch(told, done.stdout)
     assert left_behind(tmp_path) == ["kept.hdf5"]
+
+
+def test_a_single_episode_has_no_masks(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    """One of nothing could not be read."""
+    record_and(lambda: None, tmp_path / "one.hdf5", episodes["demo_1"])
+    with h5py.File(tmp_path / "one.hdf5") as file:
+        assert "mask" not in file
+    assert split_names(tmp_path / "one.hdf5", 0.1, 0) == (["demo_0"], [])
+
+
+def test_an_attribute_that_cannot_be_stored_is_named(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    told = r"a\.hdf5: attribute robot of /data/demo_0 cannot be stored .*; give numbers or text"
+    with pytest.raises(LFMError, match=told), DatasetWriter(tmp_path / "a.hdf5") as writer:
+        writer.add_episode(**parts(episodes["demo_1"]) | {"attrs": {"robot": object()}})
+    assert left_behind(tmp_path) == []
 
 
 def test_use_without_a_with_block(tmp_path: Path, episodes: dict[str, Episode]) -> None:

@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from lfm_policy.evaluation.collect import CollectJob
+from lfm_policy.evaluation.environment import EnvSpec
 from tests.envs.helpers import random_actions, run, trajectory
 
 FINGERPRINT = """
@@ -39,6 +41,20 @@ def test_seed_fixes_the_trajectory_whatever_ran_before(make, task):
     trajectory(env, actions[:3], options={"state": state})
     assert same(trajectory(env, actions, seed=5), first)
     assert not same(trajectory(env, actions, seed=6), first)
+
+
+@pytest.mark.parametrize("task", ["Lift", "Square"])
+def test_a_recording_is_the_same_whatever_was_recorded_before(task):
+    """With the expert, through the code that collects."""
+    record = CollectJob(EnvSpec(f"lfm/{task}-v0"))()
+    first, _, again = record(3), record(7), record(3)
+    for group, values in first.datasets.items():
+        pairs = {group: (values, again.datasets[group])}
+        if isinstance(values, dict):
+            pairs = {key: (value, again.datasets[group][key]) for key, value in values.items()}
+        for key, (one, other) in pairs.items():
+            assert np.array_equal(one, other), f"{group}/{key}"
+    record.close()
 
 
 def test_without_a_seed_the_generator_goes_on(lift):

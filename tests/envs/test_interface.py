@@ -180,7 +180,14 @@ def test_nothing_is_said_and_no_renderer_is_made_unless_frames_are_asked_for():
         ({"robots": ["Sawyer"]}, "only ['Panda'] is supported"),
         ({"seed": 1}, "give it to reset(seed=...)"),
         ({"lite_physic": True}, "did you mean 'lite_physics'?"),
+        ({"robots": 5}, "robots 5; only ['Panda'] is supported"),
+        ({"gripper_types": "Robotiq85Gripper"}, "gripper_types 'Robotiq85Gripper'; only the Panda's is supported"),
+        ({"control_freq": 30}, "control_freq 30; must be a whole number of steps a second that divides 500"),
+        ({"control_freq": 0}, "control_freq 0; must be"),
+        ({"control_freq": 1000}, "control_freq 1000; must be"),
+        ({"control_freq": 20.7}, "control_freq 20.7; must be"),
         ({"controller_configs": {"type": "IK_POSE"}}, "type is 'IK_POSE'; only 'OSC_POSE' is supported"),
+        ({"controller_configs": {"type": "OSC_POSE", "input_max": 5}}, "input_max is 5; only 1 is supported"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(kwargs, message):
@@ -200,6 +207,7 @@ def test_wrong_actions_and_options_are_named_in_one_line(lift):
     states = lift.unwrapped.get_state()["states"]
     for options, message in (
         ({"stat": {}}, "reset option 'stat' is unknown"),
+        ({"state": 5}, "5 is no dict"),
         ({"state": {"model_file": ""}}, "'states' is missing"),
         ({"state": {"states": states, "model": ""}}, "unknown key 'model'"),
         ({"state": {"states": states[1:]}}, r"shape \(31,\); \(32,\) expected"),

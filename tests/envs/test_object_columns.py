@@ -79,6 +79,24 @@ def test_transports_flags_tell_what_lies_in_which_bin(make, moved, flags):
 
 
 @pytest.mark.parametrize(
+    ("task", "objects"),
+    [
+        ("Can", [("body", "Can_main")]),
+        ("Square", [("body", "SquareNut_main")]),
+        ("ToolHang", [("geom", "stand_base"), ("site", "frame_intersection_site"), ("body", "tool_root")]),
+    ],
+    ids=["Can", "Square", "ToolHang"],
+)
+def test_blocks_tell_of_their_own_objects(make, task, objects):
+    columns, data = observed(make(task, terminate_on_success=False))
+    for block, (kind, name) in zip(columns[: 14 * len(objects)].reshape(-1, 14), objects, strict=True):
+        position, orientation = block[7:10], Rotation.from_quat(block[10:])
+        np.testing.assert_allclose(position, getattr(data, f"get_{kind}_xpos")(name), atol=1e-6)
+        matrix = getattr(data, f"get_{kind}_xmat")(name)
+        np.testing.assert_allclose(orientation.as_matrix(), matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("task", "blocks"), [("Can", 1), ("Square", 1), ("ToolHang", 3)], ids=["Can", "Square", "ToolHang"]
 )
 def test_first_observation_has_relative_poses_that_agree_with_the_absolute_ones(make, task, blocks):

@@ -109,8 +109,42 @@ def test_frames_show_finger_and_block(env: Any) -> None:
     assert (before != env.render()).any()
 
 
-@pytest.mark.parametrize("action", [[np.nan, 0], [1, 2, 3]])
-def test_an_impossible_action_is_named(env: Any, action: list[float]) -> None:
+def test_the_first_frame_is_the_same_whatever_ran_before(env: Any) -> None:
+    """gym-pusht keeps drawing where the finger was sent last."""
+    env.reset(seed=3)
+    first = env.render()
+    env.reset(seed=4)
+    env.step(np.array([400.0, 100.0]))
+    env.reset(seed=3)
+    np.testing.assert_array_equal(env.render(), first)
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [([np.nan, 0], r"action\[0\] is nan; a finite number"), ([1, 2, 3], r"action: shape \(3,\); \(2,\) expected")],
+)
+def test_an_impossible_action_is_named(env: Any, action: list[float], told: str) -> None:
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="two finite numbers expected"):
+    with pytest.raises(ValueError, match=told):
         env.step(action)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (5, "int without 'states'"),
+        ({}, "dict without 'states'"),
+        ({"states": np.full(5, np.nan)}, r"state\['states'\]\[0\] is nan"),
+        ({"states": np.zeros(4)}, r"shape \(4,\); \(5,\) expected"),
+    ],
+)
+def test_an_impossible_state_is_named_and_nothing_goes_on_from_it(env: Any, state: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        env.reset(options={"state": state})
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.zeros(2))
+
+
+def test_a_frame_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="render_size 0: a positive number of pixels"):
+        gymnasium.make(envs.PUSHT, render_mode="rgb_array", render_size=0)

@@ -22,7 +22,11 @@ REFUSED = {
         for name, model in MODELS.items()
     },
     "states of another model": ({"states": np.zeros(5)}, r"state\['states'\]: shape \(5,\)"),
+    "states with a NaN": ({"states": np.full(32, np.nan)}, r"state\['states'\]\[0\] is nan; a finite number"),
+    "states that are no numbers": ({"states": "all"}, r"state\['states'\]: no numbers"),
     "posture of another robot": ({"initial_joint": np.zeros(6)}, r"state\['initial_joint'\]: shape \(6,\)"),
+    "posture with an infinity": ({"initial_joint": np.full(7, np.inf)}, r"state\['initial_joint'\]\[0\] is inf"),
+    "ramp with a NaN": ({"gripper_action": [0, np.nan]}, r"state\['gripper_action'\]\[1\] is nan"),
 }
 
 

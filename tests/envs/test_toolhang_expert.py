@@ -44,7 +44,7 @@ def played(toolhang):
     _, info = toolhang.reset(seed=SEED)
     player = toolhang.unwrapped.make_expert(SEED)
     others = planned(toolhang, EXPERT_SEEDS)
-    episode: dict[str, Any] = {"actions": [], "success": [], "chosen": {}, "positions": {}}
+    episode: dict[str, Any] = {"actions": [], "success": [], "flags": [], "chosen": {}, "positions": {}}
     truncated = False
     while not (player.done or truncated):
         episode["actions"].append(player.act())
@@ -52,7 +52,8 @@ def played(toolhang):
             if player.phase in begun and choice not in episode["chosen"]:
                 episode["chosen"][choice] = going_on(others, first)
                 episode["positions"][choice] = info["positions"]
-        _, _, _, truncated, info = toolhang.step(episode["actions"][-1])
+        observation, _, _, truncated, info = toolhang.step(episode["actions"][-1])
+        episode["flags"].append(tuple(observation["object"][42:]))
         episode["success"].append(info["is_success"])
     return episode
 
@@ -61,6 +62,15 @@ def assert_succeeds_and_goes_on(success: Any) -> None:
     """Well within the horizon of 700 steps."""
     assert len(success) < 600
     assert list(success[-HOLD_STEPS - 2 :]) == [False] + [True] * (HOLD_STEPS + 1)
+
+
+def test_flags_tell_what_is_done(played):
+    """The last two columns of `object`: the frame stands in its base, then the tool hangs on it as well."""
+    in_order = list(dict.fromkeys(played["flags"]))
+    assert in_order[0] == (0.0, 0.0)
+    assert in_order[-1] == played["flags"][-1] == (1.0, 1.0)
+    assert (1.0, 0.0) in in_order
+    assert (0.0, 1.0) not in in_order
 
 
 def test_expert_succeeds_whatever_way_it_takes(toolhang, played):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,43 @@ def test_other_settings_are_refused_and_named(
         record_demonstrations(path, n=N, resume=True, **settings)
     assert f"{attempts_folder(path)}: cannot resume with other settings ({told}); " in str(caught.value)
     assert len(Attempts(path).seeds()) == LAST - SEED
+
+
+def test_an_expert_whose_code_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the demonstrations would be another's."""
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "own_expert.py"
+    code.write_text("from tests.helpers.experts import stopped as make\n")
+    interrupt(tmp_path / "out.hdf5", LAST, monkeypatch, expert="own_expert:make")
+    code.write_text("from tests.helpers.experts import raising as make\n")
+    with pytest.raises(LFMError, match=r"cannot resume with other settings \(code of the expert: was \w+, now \w+\)"):
+        record(tmp_path / "out.hdf5", expert="own_expert:make", resume=True)
+
+
+def test_what_others_put_into_the_folder_stays_and_harms_nothing(
+    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.hdf5"
+    folder = attempts_folder(path)
+    (folder / "sub").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "3 (copy).npz").write_text("theirs")
+    interrupt(path, LAST, monkeypatch)
+    record(path, resume=True)
+    assert contents(path) == whole
+    assert {file.name for file in folder.iterdir()} == {"sub", "notes.txt", "3 (copy).npz"}
+
+
+def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.hdf5"
+
+    def removing(env: Any, seed: int) -> Any:
+        shutil.rmtree(attempts_folder(path))
+        return experts.SidedExpert(env, seed)
+
+    monkeypatch.setattr(experts, "sided", removing)
+    with pytest.raises(LFMError, match=rf"{attempts_folder(path)}: cannot be written \(No such file or directory\)"):
+        record(path, expert=SIDED)
 
 
 def test_another_version_of_the_simulator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

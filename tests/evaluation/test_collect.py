@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 
 from lfm_policy.data import read_demonstrations, split_names
-from lfm_policy.evaluation.collect import Collected, Expert, demonstrate, record_demonstrations
+from lfm_policy.evaluation.collect import Collected, CollectJob, Expert, demonstrate, record_demonstrations
 from lfm_policy.evaluation.environment import EnvSpec, make_env
 from lfm_policy.flow.errors import LFMError
 from tests.helpers.experts import RAISING
-from tests.helpers.point import FAILING, FLAT, PLAIN, POINT, REACH, STEP
+from tests.helpers.point import FAILING, FAULTY, FLAT, PLAIN, POINT, REACH, STEP
 
 N, SEED = 6, 3
 
@@ -110,6 +111,79 @@ def test_an_expert_that_raises_has_failed(tmp_path: Path, n_procs: int) -> None:
         assert file["data"].attrs["failed_seeds"] == json.dumps([attempt.seed for attempt in failed])
         seeds = [int(file["data"][f"demo_{index}"].attrs["seed"]) for index in range(N)]
     assert seeds == [attempt.seed for attempt in collected.attempts if attempt.success]
+
+
+@pytest.mark.parametrize(
+    ("env", "expert", "told"),
+    [
+        (EnvSpec(POINT), "tests.helpers.experts:undecided", "ArithmeticError: seed {seed} has no plan"),
+        (EnvSpec(FAULTY, {"fault": "nan"}), "", "obs/position is NaN or infinite at step 1"),
+    ],
+)
+def test_an_episode_that_cannot_be_written_has_failed(tmp_path: Path, env: EnvSpec, expert: str, told: str) -> None:
+    """An expert that raises as it is made, and a number that no dataset takes, end no collection."""
+    path = tmp_path / "out.hdf5"
+    collected = record_demonstrations(path, env, N, expert=expert, seed=SEED)
+    failed = [(attempt.seed, attempt.error) for attempt in collected.attempts if not attempt.success]
+    assert failed == [(seed, told.format(seed=seed)) for seed in (3, 7)]
+    with h5py.File(path) as file:
+        assert [int(demo.attrs["seed"]) for demo in file["data"].values()] == [4, 5, 6, 8, 9, 10]
+
+
+def test_episodes_that_do_not_fit_each_other_are_named_by_seed(tmp_path: Path) -> None:
+    """Going on would meet them again, so nobody is told to."""
+    env = EnvSpec(FAULTY, {"fault": "short"})
+    told = r"^seed 4: .*demo_1/next_obs/position has rows of \(2,\), the first episode of \(1,\).*; mend the expert"
+    with pytest.raises(LFMError, match=told) as caught:
+        record_demonstrations(tmp_path / "out.hdf5", env, N, seed=SEED)
+    assert str(caught.value).endswith("start anew with --overwrite true; 6 finished attempts are kept")
+
+
+def test_the_file_says_what_made_it(recording: Path) -> None:
+    with h5py.File(recording) as file:
+        told = json.loads(file["data"].attrs["collected"])
+    assert {key: told[key] for key in ("env_id", "expert", "seed")} == {"env_id": POINT, "expert": "", "seed": SEED}
+    for package in ("lfm_policy", "mujoco", "numpy"):
+        assert told[f"version of {package}"] == metadata.version(package)
+
+
+def test_actions_that_no_dataset_has_are_refused() -> None:
+    with pytest.raises(LFMError, match=r"lfm/Lift-v0: rotation 'rotation_6d' is no form of a dataset's actions; leave"):
+        CollectJob(EnvSpec("lfm/Lift-v0", {"representation": "absolute", "rotation": "rotation_6d"}), RAISING)()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"n": 0}, "--n 0: must be 1 or more"),
+        ({"max_attempts": 0}, "--max_attempts 0: must be 1 or more"),
+        ({"seed": -1}, "--seed -1: must be 0 or more, and below 2^62"),
+        ({"seed": 2**64}, f"--seed {2**64}: must be 0 or more, and below 2^62"),
+        ({"valid_fraction": 1.0}, "--valid_fraction 1.0: must be 0 or more and below 1"),
+    ],
+)
+def test_impossible_numbers_are_refused(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(LFMError) as caught:
+        record_demonstrations(tmp_path / "out.hdf5", EnvSpec(POINT), **{"n": 1, **options})
+    assert str(caught.value) == told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+@pytest.mark.parametrize(
+    ("env_kwargs", "told"),
+    [
+        ({"initialization_noise": "foo"}, r"^environment lfm/Lift-v0: TypeError: string indices must be integers"),
+        ({"placement_initializer": 5}, r"^environment lfm/Lift-v0: AttributeError: 'int' object"),
+        ({"gripper_types": "Foo"}, r"^environment lfm/Lift-v0: gripper_types 'Foo'; only the Panda's"),
+    ],
+)
+def test_what_a_simulator_raises_as_it_is_made_is_one_line(
+    tmp_path: Path, env_kwargs: dict[str, Any], told: str, n_procs: int
+) -> None:
+    with pytest.raises(LFMError, match=told):
+        record_demonstrations(tmp_path / "out.hdf5", EnvSpec("lfm/Lift-v0", env_kwargs), 2, n_procs=n_procs)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_expert_that_always_raises_is_told_with_its_reason(tmp_path: Path) -> None:

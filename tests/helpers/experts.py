@@ -73,3 +73,10 @@ def raising(env: Any, seed: int) -> PointExpert:
 def hopeless(env: Any, seed: int) -> PointExpert:
     """One that raises at once."""
     return RaisingExpert(env, seed, 0)
+
+
+def undecided(env: Any, seed: int) -> PointExpert:
+    """An expert that finds no plan in seeds 3, 7, 11 …, as it is made."""
+    if seed % 4 == 3:
+        raise ArithmeticError(f"seed {seed} has no plan")
+    return PointExpert(env.unwrapped, lazy=False)

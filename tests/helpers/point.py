@@ -1,7 +1,8 @@
 """A point that has to reach a goal in the plane: an environment with all that rollouts and recording ask for.
 
 Importing registers Point-v0, Plain-v0 (a Box observation, no convention), Failing-v0 (its expert often fails),
-Broken-v0 (raises in one seed) and Flat-v0 (Point-v0 with its observations flattened by a wrapper).
+Broken-v0 (raises in one seed), Faulty-v0 (observes nonsense in some) and Flat-v0 (Point-v0 with its observations
+flattened by a wrapper).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PLAIN = "tests.helpers.point:Plain-v0"
 BROKEN = "tests.helpers.point:Broken-v0"
 FAILING = "tests.helpers.point:Failing-v0"
 FLAT = "tests.helpers.point:Flat-v0"
+FAULTY = "tests.helpers.point:Faulty-v0"
 BROKEN_SEED = 5
 STEP, REACH, HORIZON = 0.1, 0.05, 30
 
@@ -171,7 +173,33 @@ class BrokenEnv(PointEnv):
         return super().step(action)
 
 
-KINDS: dict[str, Any] = {"Point-v0": PointEnv, "Plain-v0": PlainEnv, "Broken-v0": BrokenEnv, "Failing-v0": FailingEnv}
+class FaultyEnv(PointEnv):
+    """In seeds 3, 7, 11 … its positions are, as `fault` says, "nan" after the first step, or "short" by one number."""
+
+    def __init__(self, fault: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fault, self.is_faulty = fault, False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        self.is_faulty = seed is not None and seed % 4 == 3
+        return super().reset(seed=seed, options=options)
+
+    def _observation(self) -> Any:
+        observation = super()._observation()
+        if self.is_faulty and self.fault == "short":
+            observation["position"] = observation["position"][:1]
+        elif self.is_faulty and self.time:
+            observation["position"] *= np.nan
+        return observation
+
+
+KINDS: dict[str, Any] = {
+    "Point-v0": PointEnv,
+    "Plain-v0": PlainEnv,
+    "Broken-v0": BrokenEnv,
+    "Failing-v0": FailingEnv,
+    "Faulty-v0": FaultyEnv,
+}
 for name, kind in KINDS.items():
     gymnasium.register(name, kind, max_episode_steps=HORIZON)
 flatten = FlattenObservation.wrapper_spec()

@@ -28,6 +28,8 @@ from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.episode import reproducible
 from lfm_policy.evaluation.rollout import evaluate
 from lfm_policy.flow import LFMError
+from lfm_policy.policy import find_checkpoint
+from lfm_policy.policy.serialization import read_description
 from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, plan_runs
 from lfm_policy.sweep.run import waves
 from lfm_policy.sweep.training import has_checkpoint, is_done
@@ -156,6 +158,19 @@ def test_a_run_of_other_demonstrations_is_refused(finished: SweepConfig, tmp_pat
         LFMError, match=r"lfm/seed_0: was trained with another config \(data: is not the demonstrations of"
     ):
         sweep(replace(finished, tasks={"point": task}), progress=False)
+
+
+def test_rollouts_do_not_begin_where_demonstrations_did(finished: SweepConfig) -> None:
+    """They were recorded on seeds 0 to 5, which checkpoints tell."""
+    for run in runs_of(finished):
+        told = read_description(find_checkpoint(run.folder))["dataset"]
+        assert told["seed_ranges"] == [[0, 5]]
+    before = files(Path(finished.output_dir))
+    with pytest.raises(
+        LFMError, match=r"^rollout_seed: 3: .*data\.hdf5 was recorded on seeds 3 to 5, .*choose another"
+    ):
+        sweep(replace(finished, rollout_seed=3), progress=False)
+    assert files(Path(finished.output_dir)) == before
 
 
 def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: Path) -> None:
