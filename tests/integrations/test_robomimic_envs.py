@@ -12,10 +12,9 @@ import robomimic.utils.obs_utils as obs_utils
 
 import lfm_policy.integrations.robomimic  # noqa: F401 - robomimic 0.3's environments do not import without it
 from envs import register_envs
+from envs.state import controllers
 from envs.tasks import TASKS
 from tests.envs.helpers import random_actions
-
-STEPS = 5
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.env_name)
@@ -29,18 +28,19 @@ def test_robomimic_makes_the_same_environment(task: Any) -> None:
     state = env.get_state()
     seen = theirs.reset_to({"model": state["model_file"], "states": state["states"]})
     assert theirs.action_dimension == env.action_space.shape[0]
-    hands = [key for key in ours if key.endswith("eef_pos")]
-    assert len(hands) == task.n_arms
     for key in ours.keys() - {"object"}:
         np.testing.assert_allclose(seen[key], ours[key], atol=1e-6)
-    moved = 0.0
-    for action in random_actions(env, STEPS):
-        before = ours
-        ours, seen = env.step(action)[0], theirs.step(action)[0]
-        for hand in hands:
-            np.testing.assert_allclose(seen[hand], ours[hand], atol=5e-3)
-            moved += float(np.linalg.norm(ours[hand] - before[hand])) / len(hands)
-        assert seen["object"].shape == ours["object"].shape
-    # with other controllers or frames hands would be elsewhere
-    assert moved > 0.05
+    still, action = np.zeros(env.action_space.shape), random_actions(env, 1)[0]
+    # its controllers read the arm anew
+    ours, seen = env.step(still)[0], theirs.step(still)[0]
+    assert seen["object"].shape == ours["object"].shape
+    hands = [(ours[f"robot{arm}_eef_pos"], seen[f"robot{arm}_eef_pos"]) for arm in range(task.n_arms)]
+    ours, _, _, _, info = env.step(action)
+    seen, _, _, _ = theirs.step(action)
+    # what the action asked of the controllers: size, frame and kind of displacement, order of arms
+    goals = np.split(info["actions_abs"], task.n_arms)
+    for (our_hand, their_hand), goal, controller in zip(hands, goals, controllers(theirs.env), strict=True):
+        np.testing.assert_allclose(controller.goal_pos - their_hand, goal[:3] - our_hand, atol=5e-4)
+    for key in ours.keys() - {"object"}:
+        np.testing.assert_allclose(seen[key], ours[key], atol=5e-3)
     env.close()
