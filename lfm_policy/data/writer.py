@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from lfm_policy.flow.errors import LFMError
 
 # HDF5's cache of metadata holds so much at most, and the process dies where there is no room for it as a file is closed
 HELD_BACK = 2**25
+# of file systems on which no room can be set aside
+CANNOT_TELL = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class UnfitEpisode(LFMError):
@@ -154,20 +157,15 @@ class DatasetWriter:
             raise LFMError(f"{self.path}: cannot be written ({told}); choose another place") from error
 
     def _check_room(self, n_bytes: int) -> None:
-        """LFMError where the file cannot grow by so much and what HDF5 holds back: full disks, quotas, limits."""
+        """LFMError where the file cannot grow by so much and what HDF5 holds back."""
         needed = n_bytes + HELD_BACK
-        descriptor = os.open(self._temporary, os.O_RDWR)
         try:
-            size = os.fstat(descriptor).st_size
-            os.posix_fallocate(descriptor, size, needed)
-            os.ftruncate(descriptor, size)
+            _try_to_grow(self._temporary, needed)
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell beforehand
+            if error.errno in CANNOT_TELL:
                 return
             told = f"{error.strerror}: {needed / 1e6:.0f} MB more are needed"
             raise LFMError(f"{self.path}: cannot be written ({told}); make room or choose another place") from error
-        finally:
-            os.close(descriptor)
 
     def _open_file(self) -> h5py.File:
         if self._file is None or not self._file:
@@ -233,6 +231,20 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """LFMError for a file that is there and may not be replaced."""
     if path.exists() and not overwrite:
         raise LFMError(f"{path}: exists already; choose another name or pass --overwrite true")
+
+
+def _try_to_grow(path: Path, n_bytes: int) -> None:
+    """OSError where a file may not grow by so much: full disks, quotas, limits. It stays as long as it is."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        if shutil.disk_usage(path.parent).free < n_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
+    with path.open("r+b") as file:
+        size = path.stat().st_size
+        try:
+            os.posix_fallocate(file.fileno(), size, n_bytes)
+        finally:
+            os.truncate(path, size)
 
 
 def _numbers(values: ArrayLike) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +168,21 @@ def test_a_disk_that_is_full_is_told_before_hdf5_meets_it(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     told = r"full\.hdf5: cannot be written \(File too large: \d+ MB more are needed\); make room or choose .*\n"
     assert re.fullmatch(told, done.stdout)
+    assert left_behind(tmp_path) == ["kept.hdf5"]
+
+
+def test_a_full_disk_is_told_where_no_room_can_be_set_aside(
+    tmp_path: Path, episodes: dict[str, Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no call for it."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.delattr(os, "posix_fallocate")
+    record_and(lambda: None, tmp_path / "kept.hdf5", episodes["demo_1"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with pytest.raises(
+        LFMError, match=r"full\.hdf5: cannot be written \(No space left on device: 34 MB more are needed"
+    ):
+        record_and(lambda: None, tmp_path / "full.hdf5", episodes["demo_1"])
     assert left_behind(tmp_path) == ["kept.hdf5"]
 
 
