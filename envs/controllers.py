@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 ARM_DEFAULTS: dict[str, Any] = {
     "type": "OSC_POSE",
     "input_max": 1,
@@ -114,9 +116,16 @@ def normalise(
         if arm[key] not in choices:
             raise ValueError(f"controller_configs: {key} is {arm[key]!r}; choose from {', '.join(choices)}")
     for key, value in SUPPORTED.items():
-        if arm[key] != value:
+        if not _all_are(arm[key], value):
             raise ValueError(f"controller_configs: {key} is {arm[key]!r}; only {value!r} is supported")
+        arm[key] = value
     return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+def _all_are(found: Any, wanted: Any) -> bool:
+    """Whether a setting, or each of one for every axis, is the wanted one."""
+    each = list(found) if isinstance(found, list | tuple | np.ndarray) else [found]
+    return bool(each) and all(one == wanted for one in each)
 
 
 def _number(value: Any, expand: bool) -> Any:

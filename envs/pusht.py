@@ -19,7 +19,7 @@ REMEDY = "pip install 'lfm_policy[pusht]'"
 SIDE = 512.0
 # finger and block far from each other and from the walls
 APART = (50.0, 50.0, 256.0, 300.0, 0.0)
-STATE = ("agent x", "agent y", "block x", "block y", "angle")
+COLUMNS = "agent x, y, block x, y, angle"
 KEYS = {"agent_pos": 2, "block_pos": 2, "block_angle": 2, "keypoints": 16}
 
 Observation = dict[str, Any]
@@ -72,7 +72,7 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
             raise ValueError(f"reset option {unknown[0]!r} is unknown; the only one is 'state'")
         self._ready = False
         state = (options or {}).get("state")
-        stored = None if state is None else finite(_stored(state), "state['states']", len(STATE))
+        stored = None if state is None else finite(_stored(state), f"state['states'] ({COLUMNS})", 5)
         # gym-pusht goes on drawing where the finger was last sent
         self._sim._last_action = None
         if stored is None:
@@ -124,7 +124,7 @@ class PushTEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     def set_states(self, states: NDArray[Any]) -> None:
         """Put finger and block, (5,), at rest where a recording says."""
-        values = finite(states, "states", len(STATE))
+        values = finite(states, f"states ({COLUMNS})", 5)
         self._sim._last_action = None
         agent, block = self._sim.agent, self._sim.block
         agent.position, agent.velocity = tuple(values[:2]), (0.0, 0.0)

@@ -202,7 +202,7 @@ class RobosuiteEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._absolute(command)
 
     def make_expert(self, seed: int) -> PhasedExpert:
-        """A scripted expert whose habits are drawn from the seed; ValueError for a task that has none."""
+        """A scripted expert whose habits are drawn from the seed; NoExpert for a task that has none."""
         from envs.experts import make_expert
 
         return make_expert(self, seed)

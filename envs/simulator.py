@@ -6,6 +6,7 @@ import difflib
 import inspect
 import logging
 from importlib import metadata
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +35,7 @@ DEFAULT_KWARGS: dict[str, Any] = {
     "lite_physics": False,
 }
 # of the Panda, as robosuite names it
-GRIPPERS = ("default", "PandaGripper", None)
+GRIPPERS = ("default", "PandaGripper")
 # robosuite's MuJoCo time step is 2 ms
 SUBSTEPS_PER_SECOND = 500
 # written by robomimic for itself
@@ -83,7 +84,7 @@ def load_robosuite() -> ModuleType:
 def complete_kwargs(task: Task, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `robosuite.make` from those of a dataset: defaults added, renderers switched off.
 
-    ValueError for robots and grippers the task is not offered with, and for rates that robosuite would not keep.
+    ValueError for robots and grippers the task is not offered with, and for impossible rates.
     """
     robots = kwargs.get("robots", task.robots)
     if (list(robots) if isinstance(robots, list | tuple) else [robots]) != task.robots:
@@ -95,19 +96,17 @@ def complete_kwargs(task: Task, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_gripper(task: Task, value: Any) -> None:
-    for name in value if isinstance(value, list | tuple) else [value]:
-        if name not in GRIPPERS:
-            raise ValueError(f"{task.env_id}: gripper_types {value!r}; only the Panda's is supported, leave it out")
+    names = list(value) if isinstance(value, list | tuple) else [value]
+    if not names or any(name not in GRIPPERS for name in names):
+        raise ValueError(f"{task.env_id}: gripper_types {value!r}; only the Panda's is supported, leave it out")
 
 
 def _check_frequency(task: Task, value: Any) -> None:
-    """robosuite takes whole substeps, and would act at another rate than it is told where they do not divide a step."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and float(value).is_integer()
-    if not known or SUBSTEPS_PER_SECOND % value:
-        raise ValueError(
-            f"{task.env_id}: control_freq {value!r}; must be a whole number of steps a second that divides "
-            f"{SUBSTEPS_PER_SECOND}, as 20"
-        )
+    """A step is so many whole substeps: at rates that do not divide 500 robosuite acts a little faster than it says."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 1 <= value <= SUBSTEPS_PER_SECOND or value != int(value):
+        told = f"must be a whole number of steps a second from 1 to {SUBSTEPS_PER_SECOND}"
+        raise ValueError(f"{task.env_id}: control_freq {value!r}; {told}")
 
 
 def _check_names(robosuite: ModuleType, task: Task, kwargs: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def restore_state(env: Any, state: Mapping[str, Any]) -> None:
     not fit; the environment then has the model that it was built with.
     """
     if not isinstance(state, Mapping):
-        raise ValueError(f"reset option 'state': {state!r} is no dict; give what get_state gives")
+        raise ValueError(f"reset option 'state': {type(state).__name__} is no dict; give what get_state gives")
     unknown = [key for key in state if key not in STATE_KEYS]
     if unknown or "states" not in state:
         problem = f"unknown key {unknown[0]!r}" if unknown else "'states' is missing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.experts.can import CanExpert
-from envs.experts.common import PhasedExpert
+from envs.experts.common import NoExpert, PhasedExpert
 from envs.experts.lift import LiftExpert
 from envs.experts.square import SquareExpert
 from envs.experts.toolhang import ToolHangExpert
@@ -25,7 +25,7 @@ EXPERTS: dict[str, type[PhasedExpert]] = {
 
 
 def make_expert(env: RobosuiteEnv, seed: int) -> PhasedExpert:
-    """The expert of the environment's task; ValueError names the tasks that have one."""
+    """The expert of the environment's task; NoExpert names the tasks that have one."""
     if env.task.name not in EXPERTS:
-        raise ValueError(f"{env.task.env_id}: no scripted expert; tasks that have one: {', '.join(EXPERTS)}")
+        raise NoExpert(f"{env.task.env_id}: no scripted expert; tasks that have one: {', '.join(EXPERTS)}")
     return EXPERTS[env.task.name](env, seed)

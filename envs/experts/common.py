@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 HOLD_STEPS = 10
 
 
+class NoExpert(ValueError, NotImplementedError):
+    """There is no expert for this environment as it was made, whatever the seed."""
+
+
 class PhasedExpert(ABC):
     """Plays phases one after another; `act` gives the environment's delta action for the present state.
 
     All draws come from one generator that `seed` names. Subclasses give the phases of every arm, and write into
-    `strategy` which of several ways they have chosen, by the name of the choice. ValueError if the environment takes
+    `strategy` which of several ways they have chosen, by the name of the choice. NoExpert if the environment takes
     absolute actions.
     """
 
     def __init__(self, env: RobosuiteEnv, seed: int) -> None:
         if env.representation != "delta":
-            raise ValueError(
+            raise NoExpert(
                 f"{env.task.env_id}: the scripted expert gives delta actions, this environment takes "
                 "absolute ones; make it with representation='delta' and take info['actions_abs']"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 import threading
@@ -52,9 +51,6 @@ def run(command: str, arguments: list[str], prog: str) -> int:
     from lfm_policy.flow.errors import LFMError
 
     module = importlib.import_module(f"lfm_policy.cli.{command}")
-    # as `python -m` does: experts and environments of one's own lie there. Last, so that it hides nothing
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
         with _interrupted_by_sigterm():
             if hasattr(module, "main"):

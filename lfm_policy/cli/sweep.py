@@ -42,8 +42,7 @@ def sweep(config: SweepConfig, progress: bool = True) -> int:
     for task in config.tasks:
         _make_folder("output_dir", task_folder(config, task))
         make_data(config, task)
-        n_rollouts = config.tasks[task].n_rollouts
-        check_seeds(data_file(config, task), range(config.rollout_seed, config.rollout_seed + n_rollouts))
+        check_seeds(data_file(config, task), _rollout_seeds(config, task))
         report = partial(write, config=config)
         run_task(config, task, [run for run in runs if run.task == task], report, _say, progress)
     return 0
@@ -116,6 +115,7 @@ def _check(config: SweepConfig, runs: Sequence[Run]) -> None:
 
     from lfm_policy.cli.collect import env_id_of_task
     from lfm_policy.data.plugins import register_environments
+    from lfm_policy.evaluation.collect import MAX_ATTEMPTS
     from lfm_policy.flow.device import check_device
     from lfm_policy.policy.network import check_horizon
 
@@ -131,11 +131,21 @@ def _check(config: SweepConfig, runs: Sequence[Run]) -> None:
             gymnasium.spec(env_id)
         except (gymnasium.error.Error, ImportError) as error:
             raise LFMError(f"tasks.{name}: task {task.task} is no environment ({error})") from error
-        if task.data is None and data_file(config, name).is_file():
-            check_made(name, data_file(config, name), task, env_id_of_task(task.task))
+        path, seeds = data_file(config, name), _rollout_seeds(config, name)
+        if task.data is None and path.is_file():
+            check_made(name, path, task, env_id_of_task(task.task))
+        if path.is_file():
+            check_seeds(path, seeds)
+        elif task.source is None and seeds.start < MAX_ATTEMPTS * task.n_demonstrations:
+            least = MAX_ATTEMPTS * task.n_demonstrations
+            raise LFMError(f"rollout_seed: {seeds.start} may be a seed of demonstrations; choose {least} or more")
     for run in runs:
         check_device(run.config.device)
         check_horizon(run.config.policy.horizon, run.config.network)
+
+
+def _rollout_seeds(config: SweepConfig, task: str) -> range:
+    return range(config.rollout_seed, config.rollout_seed + config.tasks[task].n_rollouts)
 
 
 def _make_folder(field: str, folder: Path) -> None:

@@ -22,7 +22,7 @@ from lfm_policy.flow.errors import LFMError
 
 # HDF5's cache of metadata holds so much at most, and the process dies where there is no room for it as a file is closed
 HELD_BACK = 2**25
-# of file systems on which no room can be set aside
+# of file systems on which no room can be set aside, where the C library does not write it instead
 CANNOT_TELL = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -137,15 +137,20 @@ class DatasetWriter:
         for key, item in values.items():
             group.create_dataset(key, data=item)
         group.attrs["num_samples"] = len(values["actions"])
-        for key, value in itertools.chain(*(mapping.items() for mapping in attrs)):
-            self._set(group, key, value)
+        try:
+            for key, value in itertools.chain(*(mapping.items() for mapping in attrs)):
+                self._set(group, key, value)
+        except UnfitEpisode:
+            del file["data"][name]
+            raise
 
     def _set(self, group: h5py.Group, key: str, value: Any) -> None:
         try:
             group.attrs[key] = value
-        except (TypeError, ValueError) as error:
+        # OSError, RuntimeError: too long for HDF5
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
             told = f"attribute {key} of {group.name} cannot be stored ({' '.join(str(error).split())})"
-            raise UnfitEpisode(f"{self.path}: {told}; give numbers or text") from error
+            raise UnfitEpisode(f"{self.path}: {told}; give numbers or text, shorter than 64 kB") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -195,19 +200,20 @@ class DatasetWriter:
         for key, value in self._attrs.items():
             self._set(file["data"], key, value)
         for key, chosen in (self._masks or self._split()).items():
-            file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
+            if chosen:  # one of nothing could not be read
+                file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
         file.close()
         flush(self._temporary)
         refuse_existing(self.path, self._overwrite)
         os.replace(self._temporary, self.path)
-        flush(self.path.parent)
+        with contextlib.suppress(OSError):  # some file systems have folders that cannot be flushed
+            flush(self.path.parent)
 
     def _split(self) -> dict[str, list[str]]:
         if not self._valid_fraction:
             return {}
         names = [f"demo_{index}" for index in range(self.n_episodes)]
         train, valid = split_episodes(names, self._valid_fraction, self._seed)
-        # a mask of nothing could not be read
         return {"train": train, "valid": valid} if valid else {}
 
 

@@ -26,9 +26,7 @@ TOLD = "told"
 # remedies, which a command with other options replaces by its own
 RESUME = "--resume true goes on from there"
 ANEW = "start anew with --overwrite true"
-# what a collection writes in its folder, and may remove
-ATTEMPT = re.compile(r"(\d+)\.npz")
-OWN = re.compile(rf"{ATTEMPT.pattern}|{re.escape(SETTINGS)}|.+\.partial|.+\.tmp-\d+")
+ATTEMPT = re.compile(r"(0|[1-9]\d*)\.npz")
 
 
 class CannotGoOn(LFMError):
@@ -88,7 +86,9 @@ class Attempts:
 
     def clear(self) -> None:
         """Remove all that a collection has written; what else lies in the folder stays."""
-        for name in filter(OWN.fullmatch, _names(self.folder)):
+        temporary = re.escape(self.path.name) + r"\.tmp-\d+"
+        own = re.compile(rf"({ATTEMPT.pattern}|{re.escape(SETTINGS)})(\.partial)?|{temporary}")
+        for name in filter(own.fullmatch, _names(self.folder)):
             (self.folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -194,10 +194,11 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Names of what is in a folder, which may have gone."""
+    """Names of the files in a folder, which may be gone."""
     try:
-        return os.listdir(folder)
-    except OSError:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except FileNotFoundError:
         return []
 
 

@@ -18,6 +18,7 @@ import gymnasium
 from tqdm import tqdm
 
 from lfm_policy.data.hdf5 import ATTEMPTS, COLLECTED
+from lfm_policy.data.plugins import register_environments
 from lfm_policy.data.writer import DatasetWriter, UnfitEpisode, refuse_existing
 from lfm_policy.evaluation.attempts import ANEW, Attempts, CannotGoOn, keeping_attempts
 from lfm_policy.evaluation.collected import Collected
@@ -87,11 +88,11 @@ class CollectTask:
 
 
 def _own_expert(env: gymnasium.Env, seed: int) -> Expert:
-    """The environment's; it says with a ValueError that there is none for these settings."""
+    """The environment's; it says with a NotImplementedError that there is none for these settings."""
     inner: Any = env.unwrapped
     try:
         return inner.make_expert(seed)
-    except ValueError as error:
+    except NotImplementedError as error:
         told = str(error).removeprefix(f"{env_name(env)}: ")
         raise LFMError(f"environment {env_name(env)}: {told}") from error
 
@@ -182,20 +183,21 @@ def decisive_settings(job: CollectJob, seed: int) -> dict[str, Any]:
         "observation": dict(job.env.observation),
         "success_key": job.env.success_key,
         "expert": job.expert,
-        "code of the expert": _code(job.expert),
         "seed": seed,
+        **({"file of the expert": _file_hash(job.expert)} if job.expert else {}),
         **{f"version of {package}": version for package, version in versions_of(SIMULATION).items()},
     }
 
 
-def _code(expert: str) -> str:
-    """A hash of the module that `expert` names, "" for the environment's own and for what cannot be found."""
+def _file_hash(expert: str) -> str | None:
+    """A hash of the file of the module that `expert` names; None for what cannot be found, which is told later."""
+    register_environments()
     try:
-        spec = importlib.util.find_spec(expert.partition(":")[0]) if expert else None
-        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12] if spec and spec.origin else ""
+        spec = importlib.util.find_spec(expert.partition(":")[0])
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12] if spec and spec.origin else None
     # a parent package is imported on the way
     except Exception:
-        return ""
+        return None
 
 
 def _attempted(kept: Attempts, job: CollectJob, seeds: Sequence[int], executor: Executor) -> Generator[Attempt]:
@@ -261,5 +263,6 @@ def _write(path: Path, kept: Attempts, attempts: Sequence[Attempt], settings: Ma
             try:
                 writer.add_episode(**kept.read(seed).datasets)
             except UnfitEpisode as error:
-                raise CannotGoOn(f"seed {seed}: {error}; mend the expert or its environment, then {ANEW}") from error
+                told = f"seed {seed} (the first episode's is {seeds[0]}): {error}"
+                raise CannotGoOn(f"{told}; mend the expert or its environment, then {ANEW}") from error
     return writer.n_frames

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
@@ -115,8 +117,10 @@ def make_env(
     # whatever simulators raise at arguments that they do not expect
     except Exception as error:
         told = _line(error).removeprefix(f"{env_id}: ")
-        known = isinstance(error, gymnasium.error.Error | ImportError | ValueError | RuntimeError)
-        raise LFMError(f"environment {env_id}: {told if known else f'{type(error).__name__}: {told}'}") from error
+        if not isinstance(error, gymnasium.error.Error | ImportError | ValueError | RuntimeError):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__}: {told} ({Path(frame.filename).name}, line {frame.lineno})"
+        raise LFMError(f"environment {env_id}: {told}") from error
     return Described(env, observation or {}, success_key)
 
 
@@ -213,6 +217,11 @@ def action_dim(env: gymnasium.Env) -> int:
 def env_name(env: gymnasium.Env) -> str:
     """The id an environment was made by."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def without_module(env_id: str) -> str:
+    """Of `module:id`, the id: environments tell theirs without the module that registers it."""
+    return env_id.rpartition(":")[2]
 
 
 def horizon(env: gymnasium.Env) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lfm_policy.evaluation.environment import without_module
 from lfm_policy.provenance import without_cwd
 
 
@@ -28,9 +29,10 @@ def seen_seeds(description: Mapping[str, Any], env_id: str, seeds: range) -> lis
     """First and last of the `seeds` on which demonstrations of a checkpoint's data were recorded in `env_id`.
 
     Rollouts on them start where a demonstration did: they tell nothing of other starts. Data that tell no seeds, human
-    recordings for one, have none.
+    recordings for one, have none; an environment that data do not name is taken for theirs.
     """
-    if (description.get("spec") or {}).get("env_id") != env_id:
+    own = (description.get("spec") or {}).get("env_id") or env_id
+    if without_module(own) != without_module(env_id):
         return []
     told = (description.get("dataset") or {}).get("seed_ranges") or []
     both = [common(range(first, last + 1), seeds) for first, last in told]

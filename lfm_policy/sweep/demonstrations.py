@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lfm_policy.data.hdf5 import ATTEMPTS, SOURCE, demo_names, open_hdf5, read_env_args, seed_ranges
 from lfm_policy.data.robomimic import env_id_of
+from lfm_policy.evaluation.environment import without_module
 from lfm_policy.evaluation.report import common
 from lfm_policy.flow import LFMError
 from lfm_policy.sweep.plan import TaskConfig
@@ -44,15 +45,10 @@ def _differences(path: Path, task: TaskConfig, env_id: str) -> Iterator[str]:
         attrs, n = file["data"].attrs, len(demo_names(file))
         made_for = env_id_of(read_env_args(file), path)
         source, is_collected = attrs.get(SOURCE), ATTEMPTS in attrs
-    if _without_module(made_for) != _without_module(env_id):
+    if without_module(made_for) != without_module(env_id):
         yield f"task: was {made_for}, now {env_id}"
     wanted = None if task.source is None else Path(task.source).name
     if (source or is_collected) and source != wanted:
         yield f"source: was {source or 'none'}, now {wanted or 'none'}"
     if is_collected and task.source is None and n != task.n_demonstrations:
         yield f"n_demonstrations: was {n}, now {task.n_demonstrations}"
-
-
-def _without_module(env_id: str) -> str:
-    """Of `module:id`, the id: environments tell theirs without the module that registers it."""
-    return env_id.rpartition(":")[2]

@@ -42,6 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_expert_of_the_present_folder_is_found(folder: Path, code: str, returncode: int, told: str) -> None:
     """By the command as it is installed, whose own folder is another."""
     (folder / "own_expert.py").write_text(code)
+    (folder / "envs").mkdir()  # hides none that is installed
     command = [Path(sys.executable).with_name("lfm"), "collect", "--task", POINT, "--expert", "own_expert:make"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     options: list[Any] = ["--n", "1", "--out", "out.hdf5"]

@@ -61,9 +61,10 @@ def test_starts_of_its_demonstrations_are_told(run: Path, capsys: pytest.Capture
     told["dataset"] = {**(told["dataset"] or {}), "seed_ranges": [[0, 3], [8, 20]]}
     description.write_text(json.dumps(told))
     warning = "warning: its demonstrations were recorded on seeds 8 to 9: nothing new began there\n"
-    for seed, seen, line in ((7, [[8, 9]], warning), (4, [], "")):
+    for seed, seen, line in ((7, [[8, 9]], warning), (4, [], None)):
         assert lfm(f"rollout run --n_rollouts 3 --seed {seed} --max_steps 2 --json {seed}.json") == 0
-        assert capsys.readouterr().err.endswith(line)
+        told = capsys.readouterr().err
+        assert told.endswith(line) if line else "warning" not in told
         assert json.loads((run / f"{seed}.json").read_text())["seen_seeds"] == seen
     options = ["--observation", '{position: "state[0:2]", goal: "state[2:4]"}', "--success_key", "success"]
     other = f"rollout run --n_rollouts 3 --seed 8 --max_steps 2 --json other.json --env_id {PLAIN}".split()

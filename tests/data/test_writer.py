@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import pytest
 
 from lfm_policy.data import DatasetWriter, read_demonstrations, split_names
 from lfm_policy.data.hdf5 import masks, open_hdf5
+from lfm_policy.data.writer import UnfitEpisode
 from lfm_policy.flow.errors import LFMError
 from tests.data.recordings import ENV_ARGS, KEYS, Episode
 
@@ -193,10 +196,37 @@ def test_a_single_episode_has_no_masks(tmp_path: Path, episodes: dict[str, Episo
 
 
 def test_an_attribute_that_cannot_be_stored_is_named(tmp_path: Path, episodes: dict[str, Episode]) -> None:
-    told = r"a\.hdf5: attribute robot of /data/demo_0 cannot be stored .*; give numbers or text"
-    with pytest.raises(LFMError, match=told), DatasetWriter(tmp_path / "a.hdf5") as writer:
-        writer.add_episode(**parts(episodes["demo_1"]) | {"attrs": {"robot": object()}})
-    assert left_behind(tmp_path) == []
+    """Whoever leaves that episode out goes on."""
+    told = r"a\.hdf5: attribute robot of /data/demo_0 cannot be stored .*; give numbers or text, shorter than 64 kB"
+    with DatasetWriter(tmp_path / "a.hdf5") as writer:
+        for robot in (object(), np.zeros(10_000)):
+            with pytest.raises(UnfitEpisode, match=told):
+                writer.add_episode(**parts(episodes["demo_1"]) | {"attrs": {"robot": robot}})
+        assert writer.add_episode(**parts(episodes["demo_1"])) == "demo_0"
+    assert split_names(tmp_path / "a.hdf5", 0, 0) == (["demo_0"], [])
+
+
+def test_a_mask_of_nothing_is_left_out(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    with DatasetWriter(tmp_path / "a.hdf5", masks={"train": ["demo_0"], "valid": []}) as writer:
+        writer.add_episode(**parts(episodes["demo_1"]))
+    with open_hdf5(tmp_path / "a.hdf5") as file:
+        assert masks(file) == {"train": ["demo_0"]}
+
+
+def test_a_folder_that_cannot_be_flushed_does_not_cost_the_file(
+    tmp_path: Path, episodes: dict[str, Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have none that can."""
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    record_and(lambda: None, tmp_path / "a.hdf5", episodes["demo_1"])
+    assert left_behind(tmp_path) == ["a.hdf5"]
 
 
 def test_use_without_a_with_block(tmp_path: Path, episodes: dict[str, Episode]) -> None:

@@ -48,6 +48,8 @@ def test_a_recording_is_the_same_whatever_was_recorded_before(task):
     """With the expert, through the code that collects."""
     record = CollectJob(EnvSpec(f"lfm/{task}-v0"))()
     first, _, again = record(3), record(7), record(3)
+    assert first.success
+    assert first.datasets.keys() == again.datasets.keys()
     for group, values in first.datasets.items():
         pairs = {group: (values, again.datasets[group])}
         if isinstance(values, dict):

@@ -182,7 +182,9 @@ def test_nothing_is_said_and_no_renderer_is_made_unless_frames_are_asked_for():
         ({"lite_physic": True}, "did you mean 'lite_physics'?"),
         ({"robots": 5}, "robots 5; only ['Panda'] is supported"),
         ({"gripper_types": "Robotiq85Gripper"}, "gripper_types 'Robotiq85Gripper'; only the Panda's is supported"),
-        ({"control_freq": 30}, "control_freq 30; must be a whole number of steps a second that divides 500"),
+        ({"gripper_types": None}, "gripper_types None; only the Panda's is supported"),
+        ({"gripper_types": []}, "gripper_types []; only the Panda's is supported"),
+        ({"control_freq": "fast"}, "control_freq 'fast'; must be a whole number of steps a second from 1 to 500"),
         ({"control_freq": 0}, "control_freq 0; must be"),
         ({"control_freq": 1000}, "control_freq 1000; must be"),
         ({"control_freq": 20.7}, "control_freq 20.7; must be"),
@@ -197,6 +199,17 @@ def test_wrong_arguments_are_named_in_one_line(kwargs, message):
     assert "\n" not in str(caught.value)
 
 
+def test_equal_settings_may_be_told_in_other_words(lift):
+    """As older recordings and robosuite's own files have them."""
+    controller = {"type": "OSC_POSE", "input_max": [1.0] * 6, "input_min": (-1,) * 6}
+    told = {"control_freq": np.int64(20), "gripper_types": ["default"], "controller_configs": controller}
+    env = RobosuiteEnv("Lift", **told, terminate_on_success=False)
+    assert env.action_convention == lift.unwrapped.action_convention
+    actions = random_actions(lift, 5)
+    for ours, theirs in zip(trajectory(lift, actions, seed=1), trajectory(env, actions, seed=1), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_wrong_actions_and_options_are_named_in_one_line(lift):
     lift.reset(seed=0)
     bad = np.zeros(7)
@@ -207,7 +220,7 @@ def test_wrong_actions_and_options_are_named_in_one_line(lift):
     states = lift.unwrapped.get_state()["states"]
     for options, message in (
         ({"stat": {}}, "reset option 'stat' is unknown"),
-        ({"state": 5}, "5 is no dict"),
+        ({"state": states}, "^reset option 'state': ndarray is no dict; give what get_state gives$"),
         ({"state": {"model_file": ""}}, "'states' is missing"),
         ({"state": {"states": states, "model": ""}}, "unknown key 'model'"),
         ({"state": {"states": states[1:]}}, r"shape \(31,\); \(32,\) expected"),

@@ -55,7 +55,7 @@ def test_every_state_can_be_shown(env: Any) -> None:
         np.testing.assert_allclose(env.get_state()["states"], state, atol=1e-9)
         seen, _ = env.reset(options={"state": {"states": state}})
         np.testing.assert_allclose(np.concatenate([seen["agent_pos"], seen["block_pos"]]), state[:4], atol=1e-9)
-    with pytest.raises(ValueError, match=r"states: shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"states \(agent x, y, block x, y, angle\): shape \(4,\)"):
         env.set_states(np.zeros(4))
 
 
@@ -134,7 +134,7 @@ def test_an_impossible_action_is_named(env: Any, action: list[float], told: str)
     [
         (5, "int without 'states'"),
         ({}, "dict without 'states'"),
-        ({"states": np.full(5, np.nan)}, r"state\['states'\]\[0\] is nan"),
+        ({"states": np.full(5, np.nan)}, r"state\['states'\] \(agent x, .*\)\[0\] is nan"),
         ({"states": np.zeros(4)}, r"shape \(4,\); \(5,\) expected"),
     ],
 )

@@ -169,14 +169,14 @@ def test_other_settings_are_refused_and_named(
     assert len(Attempts(path).seeds()) == LAST - SEED
 
 
-def test_an_expert_whose_code_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expert_whose_file_has_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the demonstrations would be another's."""
     monkeypatch.syspath_prepend(tmp_path)
     code = tmp_path / "own_expert.py"
     code.write_text("from tests.helpers.experts import stopped as make\n")
     interrupt(tmp_path / "out.hdf5", LAST, monkeypatch, expert="own_expert:make")
     code.write_text("from tests.helpers.experts import raising as make\n")
-    with pytest.raises(LFMError, match=r"cannot resume with other settings \(code of the expert: was \w+, now \w+\)"):
+    with pytest.raises(LFMError, match=r"cannot resume with other settings \(file of the expert: was \w+, now \w+\)"):
         record(tmp_path / "out.hdf5", expert="own_expert:make", resume=True)
 
 
@@ -186,12 +186,14 @@ def test_what_others_put_into_the_folder_stays_and_harms_nothing(
     path = tmp_path / "out.hdf5"
     folder = attempts_folder(path)
     (folder / "sub").mkdir(parents=True)
-    (folder / "notes.txt").write_text("mine")
-    (folder / "3 (copy).npz").write_text("theirs")
+    others = {"sub", "notes.txt", "3 (copy).npz", "007.npz", "download.partial", "12.npz"}
+    for name in others - {"sub", "12.npz"}:
+        (folder / name).write_text("theirs")
+    (folder / "12.npz").mkdir()
     interrupt(path, LAST, monkeypatch)
     record(path, resume=True)
     assert contents(path) == whole
-    assert {file.name for file in folder.iterdir()} == {"sub", "notes.txt", "3 (copy).npz"}
+    assert {file.name for file in folder.iterdir()} == others
 
 
 def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

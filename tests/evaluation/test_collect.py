@@ -117,6 +117,7 @@ def test_an_expert_that_raises_has_failed(tmp_path: Path, n_procs: int) -> None:
     ("env", "expert", "told"),
     [
         (EnvSpec(POINT), "tests.helpers.experts:undecided", "ArithmeticError: seed {seed} has no plan"),
+        (EnvSpec(FAULTY, {"fault": "planless"}), "", "ValueError: seed {seed} has no plan"),
         (EnvSpec(FAULTY, {"fault": "nan"}), "", "obs/position is NaN or infinite at step 1"),
     ],
 )
@@ -133,7 +134,7 @@ def test_an_episode_that_cannot_be_written_has_failed(tmp_path: Path, env: EnvSp
 def test_episodes_that_do_not_fit_each_other_are_named_by_seed(tmp_path: Path) -> None:
     """Going on would meet them again, so nobody is told to."""
     env = EnvSpec(FAULTY, {"fault": "short"})
-    told = r"^seed 4: .*demo_1/next_obs/position has rows of \(2,\), the first episode of \(1,\).*; mend the expert"
+    told = r"^seed 4 \(the first episode's is 3\): .*demo_1/next_obs/position has rows of \(2,\), the first .*; mend"
     with pytest.raises(LFMError, match=told) as caught:
         record_demonstrations(tmp_path / "out.hdf5", env, N, seed=SEED)
     assert str(caught.value).endswith("start anew with --overwrite true; 6 finished attempts are kept")

@@ -174,7 +174,8 @@ class BrokenEnv(PointEnv):
 
 
 class FaultyEnv(PointEnv):
-    """In seeds 3, 7, 11 … its positions are, as `fault` says, "nan" after the first step, or "short" by one number."""
+    """In seeds 3, 7, 11 … its positions are, as `fault` says, "nan" after the first step or "short" by one number, or
+    its expert is "planless"."""
 
     def __init__(self, fault: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -188,9 +189,14 @@ class FaultyEnv(PointEnv):
         observation = super()._observation()
         if self.is_faulty and self.fault == "short":
             observation["position"] = observation["position"][:1]
-        elif self.is_faulty and self.time:
+        elif self.is_faulty and self.fault == "nan" and self.time:
             observation["position"] *= np.nan
         return observation
+
+    def make_expert(self, seed: int) -> PointExpert:
+        if self.is_faulty and self.fault == "planless":
+            raise ValueError(f"seed {seed} has no plan")
+        return super().make_expert(seed)
 
 
 KINDS: dict[str, Any] = {

@@ -173,6 +173,14 @@ def test_rollouts_do_not_begin_where_demonstrations_did(finished: SweepConfig) -
     assert files(Path(finished.output_dir)) == before
 
 
+def test_seeds_that_a_collection_may_take_are_refused_before_it(tmp_path: Path, data: Path) -> None:
+    config = config_of(tmp_path, data, rollout_seed=59)
+    own = replace(config.tasks["point"], data=None, n_demonstrations=6)
+    with pytest.raises(LFMError, match=r"^rollout_seed: 59 may be a seed of demonstrations; choose 60 or more$"):
+        sweep(replace(config, tasks={"point": own}), progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_fails_ends_those_that_train_beside_it(tmp_path: Path, data: Path) -> None:
     """The error names the run; the other process is ended within its training."""
     long = {"training.steps": 100_000, "training.checkpoint_every": 100_000}
