@@ -1,6 +1,6 @@
 """Milliseconds per training step of the demo's network, by threads, alone and beside a busy process.
 
-`python benchmarks/threads.py` writes results/threads.json. Each figure is the median of the steps of a process of its
+`python -m benchmarks.threads` writes results/threads.json. Each figure is the median of the steps of a process of its
 own, so that thread pools do not outlive their measurement.
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 from lfm_policy.evaluation.files import write_json
 from lfm_policy.provenance import provenance
 
-STEPS, BATCH_SIZE = 40, 128
+STEPS, BATCH_SIZE = 40, 32
 BUSY = "while True: pass"
 
 
