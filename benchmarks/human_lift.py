@@ -57,7 +57,7 @@ def main() -> None:
                 played = {way: play(env, states, demo[keys[way]][()]) for way, env in ways.items()}
                 rows.append({"demo": name, "steps": len(states), "states": shown[name], **played})
                 print(rows[-1], flush=True)
-    facts = {"file": path.name, "seeds": [], "refusal": summary.refusal.rpartition("/")[2].strip("'")}
+    facts = {"file": path.name, "seeds": [], "refusal": summary.refusal.rpartition("/")[2].partition("'")[0]}
     facts["wall_seconds"] = round(time.perf_counter() - begin, 1)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS, {**provenance(), **facts, "rows": rows})
