@@ -25,7 +25,7 @@ from lfm_policy.evaluation.collected import Collected
 from lfm_policy.evaluation.demonstration import Attempt, Demonstration, Expert, demonstrate
 from lfm_policy.evaluation.environment import EnvSpec, env_name, horizon
 from lfm_policy.evaluation.executor import Executor, map_seeds
-from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.errors import LFMError, one_line
 from lfm_policy.progress import progress_bar
 from lfm_policy.provenance import SIMULATION, provenance, versions_of
 
@@ -103,10 +103,9 @@ def _imported(path: str) -> Callable[[gymnasium.Env, int], Expert]:
         return getattr(importlib.import_module(module), name)
     # whatever the code of somebody else may raise as it is read
     except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise LFMError(
-            f"--expert {path}: cannot be imported ({told}); give module:function, of a module in this folder or "
-            "installed"
+            f"--expert {path}: cannot be imported ({one_line(error)}); give module:function, of a module in "
+            "this folder or installed"
         ) from error
 
 

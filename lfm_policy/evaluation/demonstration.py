@@ -13,7 +13,7 @@ import numpy as np
 
 from lfm_policy.data.writer import not_finite
 from lfm_policy.evaluation.environment import is_success, observe
-from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.errors import LFMError, one_line
 
 # what is recorded of every step where the environment offers it
 STEP_SOURCES = {"states": "state", "gripper_action": "state", "actions_abs": "info"}
@@ -77,7 +77,7 @@ def demonstrate(
     except LFMError:
         raise
     except Exception as error:
-        return Demonstration(seed, False, 0, error=_told(error))
+        return Demonstration(seed, False, 0, error=one_line(error))
     while not over and (limit is None or len(steps) < limit):
         state = read_state()
         try:
@@ -87,7 +87,7 @@ def demonstrate(
         except LFMError:
             raise
         except Exception as error:
-            return Demonstration(seed, False, len(steps), _strategy(expert), error=_told(error))
+            return Demonstration(seed, False, len(steps), _strategy(expert), error=one_line(error))
         after, reward, terminated, truncated, info = env.step(action)
         steps.append(observe(observation), action, float(reward), state, info)
         observation, over = after, ends and (terminated or truncated)
@@ -97,10 +97,6 @@ def demonstrate(
     if fault := _not_finite(datasets):
         return Demonstration(seed, False, len(steps), strategy, error=fault)
     return Demonstration(seed, success, len(steps), strategy, datasets=datasets)
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _not_finite(datasets: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
-from lfm_policy.flow.errors import LFMError
+from lfm_policy.flow.errors import LFMError, one_line
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -265,5 +265,4 @@ def named(error: Exception, seed: int) -> LFMError:
     """The error as one line that names the seed; an LFMError stays as it is."""
     if isinstance(error, LFMError):
         return error
-    text = " ".join(str(error).split())
-    return LFMError(f"seed {seed}: {type(error).__name__}: {text}")
+    return LFMError(f"seed {seed}: {one_line(error)}")

@@ -1,4 +1,4 @@
-"""The one error that a user can cause."""
+"""The one error that a user can cause, and other errors in its words."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ class LFMError(ValueError):
 
     Commands print it to stderr and exit with 2; no traceback.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception is and says, without line breaks: for code of others, whose errors may be of any kind."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

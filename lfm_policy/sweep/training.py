@@ -20,6 +20,7 @@ import torch
 from lfm_policy.data.saved import checkpoints
 from lfm_policy.evaluation.executor import WorkerDied
 from lfm_policy.flow import LFMError
+from lfm_policy.flow.errors import one_line
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.serialization import read_description
 from lfm_policy.progress import progress_bar
@@ -71,7 +72,7 @@ class TrainTask:
         except LFMError as error:
             raise LFMError(f"{config.output_dir}: {error}") from error
         except Exception as error:
-            raise LFMError(f"{config.output_dir}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise LFMError(f"{config.output_dir}: {one_line(error)}") from error
         return trainer.fitter.done
 
     def close(self) -> None:
