@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +39,7 @@ def compare(
     ray_address: str | None = None,
     baseline: str | None = None,
     solver_steps: str = "",
+    temperatures: str = "",
     select_n: int = 0,
     select_seed: int = 50_000,
     env_id: str = "",
@@ -59,6 +62,7 @@ def compare(
         ray_address: of a running Ray cluster; one is started on this machine otherwise.
         baseline: name that the others are compared with; all pairs without it.
         solver_steps: numbers of solver steps to roll every policy out with, as 1,2,4,8.
+        temperatures: of the noise that chunks begin from, to roll every policy out at, as 1,0.5,0.
         select_n: episodes by which the best of several paths is chosen; 0 takes them as training seeds.
         select_seed: first of their seeds, which must not be reported.
         env_id: gymnasium id of another environment than the checkpoints' own; they have to fit.
@@ -70,7 +74,7 @@ def compare(
         overwrite: replace the comparison in output_dir, its rows too.
     """
     _check_numbers(n_rollouts=(n_rollouts, 1), seed=(seed, 0), select_n=(select_n, 0), select_seed=(select_seed, 0))
-    steps = parse_steps(solver_steps)
+    steps, warmths = parse_steps(solver_steps), parse_temperatures(temperatures)
 
     from lfm_policy.evaluation.contest import Contest, check_file_names, prepare_folder
     from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, parse_entries
@@ -79,10 +83,10 @@ def compare(
 
     where = Executor(executor, n_procs, ray_address)
     entries = parse_entries(policies)
-    if len(entries) < 2 and len(steps) < 2:
-        raise LFMError("compare: one policy alone; give two or more, or several --solver_steps")
+    if len(entries) < 2 and len(steps) < 2 and len(warmths) < 2:
+        raise LFMError("compare: one policy alone; give two or more, or several --solver_steps or --temperatures")
     env = EnvSpec(env_id, env_kwargs or {}, observation or {}, success_key)
-    loaded = _contestants(entries, env, max_steps, [])
+    loaded = _contestants(entries, env, max_steps, [], [])
     every = [contestant for runs in loaded.values() for contestant in runs]
     _check_several(loaded, select_n)
     selecting = bool(select_n)
@@ -91,7 +95,7 @@ def compare(
     check_seeds(every, reported, selected)
     notes = [f"trained on different data ({told})" for told in check_data(every, allow_different_data)]
     contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
-    sampled = _contestants(entries, env, max_steps, steps)
+    sampled = _contestants(entries, env, max_steps, steps, warmths)
     _check_baseline(baseline, list(sampled))
     check_file_names({label: runs[:1] if selecting else runs for label, runs in sampled.items()})
 
@@ -99,7 +103,7 @@ def compare(
     if selecting:
         entries, told = _selected(contest, entries, loaded, selected)
         notes += told
-        sampled = _contestants(entries, env, max_steps, steps)
+        sampled = _contestants(entries, env, max_steps, steps, warmths)
     from lfm_policy.evaluation.comparison import compare as compared
 
     _write(compared(contest.evaluate(sampled, reported), baseline, notes), contest.folder)
@@ -108,10 +112,22 @@ def compare(
 
 def parse_steps(text: str) -> list[int]:
     """[1, 2, 4] of "1,2,4"; LFMError for anything else than positive whole numbers, each once."""
-    words = [word.strip() for word in text.strip("[]").split(",") if word.strip()]
+    words = _words(text)
     if not all(word.isdecimal() and int(word) for word in words):
         raise LFMError(f"--solver_steps {text}: must be whole numbers of 1 or more, as 1,2,4")
     return list(dict.fromkeys(map(int, words)))
+
+
+def parse_temperatures(text: str) -> list[float]:
+    """[1.0, 0.5] of "1,0.5"; LFMError for anything else than numbers of 0 or more, each once."""
+    words = _words(text)
+    if not all(re.fullmatch(r"\d+(\.\d+)?", word) for word in words):
+        raise LFMError(f"--temperatures {text}: must be numbers of 0 or more, as 1,0.5")
+    return list(dict.fromkeys(map(float, words)))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]
 
 
 def _check_numbers(**values: tuple[int, int]) -> None:
@@ -138,15 +154,15 @@ def _check_baseline(baseline: str | None, labels: list[str]) -> None:
 
 
 def _contestants(
-    entries: list[Entry], env: EnvSpec, max_steps: int | None, steps: list[int]
+    entries: list[Entry], env: EnvSpec, max_steps: int | None, steps: list[int], temperatures: list[float]
 ) -> dict[str, list[Contestant]]:
-    """Every policy at every number of solver steps, once where it has no sampler or none are given."""
+    """Every policy in every number of solver steps at every temperature, once where it has none or none are given."""
     from lfm_policy.evaluation.contestants import load
 
     found: dict[str, list[Contestant]] = {}
     for entry in entries:
-        for count in steps or (None,):
-            runs = [load(entry.label, folder, env, max_steps, count) for folder in entry.folders]
+        for count, warmth in itertools.product(steps or (None,), temperatures or (None,)):
+            runs = [load(entry.label, folder, env, max_steps, count, temperature=warmth) for folder in entry.folders]
             found.setdefault(runs[0].label, runs)
     return found
 

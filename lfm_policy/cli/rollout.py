@@ -28,6 +28,7 @@ def rollout(
     max_steps: int | None = None,
     solver: Literal["euler", "midpoint", "heun", "rk4", "ddpm", "ddim"] | None = None,
     solver_steps: int | None = None,
+    temperature: float | None = None,
     overwrite: bool = False,
     executor: Literal["processes", "ray"] = "processes",
     ray_address: str | None = None,
@@ -52,6 +53,7 @@ def rollout(
         max_steps: steps after which an episode ends; default is the environment's own limit.
         solver: method of the sampler, ddpm or ddim where that is a diffusion model; default is the checkpoint's.
         solver_steps: steps of the sampler per sub-flow, or of the diffusion model; default is the checkpoint's.
+        temperature: of the noise that chunks begin from, 1 as learned, 0 none; default is the checkpoint's.
         overwrite: replace output files that exist.
         executor: processes of this machine, or ray (pip install 'lfm_policy[ray]').
         ray_address: address of a running Ray cluster; default starts Ray on this machine for the command.
@@ -82,6 +84,7 @@ def rollout(
         max_steps=max_steps,
         solver=solver,
         solver_steps=solver_steps,
+        temperature=temperature,
         n_recorded=n_paths if paths else 0,
         progress=True,
     )

@@ -43,6 +43,14 @@ class Evaluated:
     path: str = ""
     rows_file: str = ""
 
+    @property
+    def temperature(self) -> float | None:
+        """Of the noise that its chunks begin from, None where there is none."""
+        sampler = self.identity.get("checkpoint", {}).get("sampler") or {}
+        if "temperature" not in sampler:
+            return None
+        return 1.0 if sampler["temperature"] is None else float(sampler["temperature"])
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -174,20 +182,22 @@ def compare(
 
 
 def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
-    """Whether a pair says something: equal points, or what differs is the name, the training or the sampler.
+    """Whether a pair says something: equal points, or what differs is name, training, evaluations or temperature.
 
-    Of two names with different points, training must be equal, and evaluations or multiply-adds of a chunk. A label
-    without a point meets one with a point only if the other name has no label without: `bare` are names that have.
+    Of two names with different points, training must be equal, temperature where both have one, and evaluations or
+    multiply-adds of a chunk. A label without a point meets one with a point only if the other name has no label
+    without: `bare` are names that have.
     """
     if a.point == b.point:
         return True
     first, second = a.first, b.first
     trained, nfe = _equal(first.step, second.step), _equal(first.nfe, second.nfe)
+    warm = None in (first.temperature, second.temperature) or first.temperature == second.temperature
     if a.name == b.name:
-        return trained or nfe
+        return (trained, nfe, warm).count(False) <= 1
     if not (a.point and b.point):
         return not {a.name, b.name} <= set(bare)
-    return trained and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
+    return trained and warm and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
 
 
 def _equal(x: float | None, y: float | None, within: float = 0.02) -> bool:

@@ -19,17 +19,24 @@ ABOUT = "95 % intervals"
 
 
 @dataclass(frozen=True)
+class Fact:
+    """A number that methods of one name may differ in, and how a curve on which it is the same names it."""
+
+    of: Callable[[Method], float | None]
+    told: str
+
+
+@dataclass(frozen=True)
 class Axis:
     """What success is drawn against; `of` gives None where a method does not tell it.
 
-    other: what is the same along a curve, and `told` how a curve names it. logarithmic: of the axis.
+    others: what is the same along a curve. logarithmic: of the axis.
     """
 
     label: str
     of: Callable[[Method], float | None]
-    other: Callable[[Method], float | None]
-    told: str
-    logarithmic: bool
+    others: tuple[Fact, ...]
+    logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,16 @@ def _milliseconds(method: Method) -> float | None:
     return method.latency_ms["p50"]
 
 
-NFE = Axis("network evaluations per chunk (NFE)", _nfe, _step, "{:g} steps", logarithmic=True)
-MILLISECONDS = Axis("median milliseconds per chunk", _milliseconds, _step, "{:g} steps", logarithmic=True)
-EPOCHS = Axis("epochs per sub-flow", _epochs, _nfe, "NFE {:g}", logarithmic=False)
-STEPS = Axis("optimiser steps per sub-flow", _step, _nfe, "NFE {:g}", logarithmic=False)
+def _temperature(method: Method) -> float | None:
+    return method.first.temperature
+
+
+TRAINED, EVALUATED, WARM = Fact(_step, "{:g} steps"), Fact(_nfe, "NFE {:g}"), Fact(_temperature, "temperature {:g}")
+NFE = Axis("network evaluations per chunk (NFE)", _nfe, (TRAINED, WARM), logarithmic=True)
+MILLISECONDS = Axis("median milliseconds per chunk", _milliseconds, (TRAINED, WARM), logarithmic=True)
+EPOCHS = Axis("epochs per sub-flow", _epochs, (EVALUATED, WARM))
+STEPS = Axis("optimiser steps per sub-flow", _step, (EVALUATED, WARM))
+TEMPERATURE = Axis("temperature", _temperature, (TRAINED, EVALUATED))
 
 
 def draw(comparison: Comparison, path: str | Path) -> None:
@@ -122,8 +135,7 @@ def _panels(comparison: Comparison) -> list[Callable[[Any], None]]:
 def curve_axes(comparison: Comparison) -> list[Axis]:
     """What to draw success against: that in which several labels of one name differ."""
     epochs_known = all(method.first.epochs is not None for method in comparison.methods)
-    candidates = [EPOCHS if epochs_known else STEPS, NFE, MILLISECONDS]
-    varied = [axis for axis in candidates if axis is not MILLISECONDS and _varies(comparison, axis)]
+    varied = [axis for axis in (EPOCHS if epochs_known else STEPS, TEMPERATURE, NFE) if _varies(comparison, axis)]
     return [*varied, MILLISECONDS] if NFE in varied else varied
 
 
@@ -214,12 +226,12 @@ def curves_of(comparison: Comparison, what: Axis) -> dict[str, list[Method]]:
     curves: dict[str, list[Method]] = {}
     for name, group in _by_name(comparison).items():
         drawn = [method for method in group if what.of(method) is not None]
-        drawn.sort(key=lambda method: (what.other(method) or 0, what.of(method) or 0))
-        others = {what.other(method) for method in drawn}
+        drawn.sort(key=lambda method: (*(fact.of(method) or 0 for fact in what.others), what.of(method) or 0))
+        varied = [fact for fact in what.others if len({fact.of(method) for method in drawn}) > 1]
         for method in drawn:
-            other = what.other(method)
-            label = name if len(others) == 1 or other is None else f"{name}, {what.told.format(other)}"
-            curves.setdefault(label, []).append(method)
+            values = [(fact, fact.of(method)) for fact in varied]
+            told = [fact.told.format(value) for fact, value in values if value is not None]
+            curves.setdefault(", ".join([name, *told]), []).append(method)
     return curves
 
 

@@ -199,6 +199,7 @@ def _method_json(method: Method) -> dict[str, Any]:
         "score_interval95": None if method.score is None else list(method.score.interval),
         "nfe": first.nfe,
         "multiply_adds": first.multiply_adds,
+        "temperature": first.temperature,
         "latency_ms": method.latency_ms,
         "env_steps_per_second": method.steps_per_second,
         "seconds_per_episode": {name: round(value, 6) for name, value in method.seconds.items()},

@@ -152,14 +152,21 @@ def load(
     max_steps: int | None = None,
     solver_steps: int | None = None,
     solver: str | None = None,
+    temperature: float | None = None,
 ) -> Contestant:
-    """A checkpoint, with another number of solver steps where it has a sampler."""
+    """A checkpoint, with another number of solver steps, or at another temperature, where it has them to choose."""
     source = CheckpointSource(folder.resolve())  # workers of other machines start elsewhere
     policy: Any = source()
-    if solver_steps is not None and policy.sampler is not None:
+    points = []
+    if solver_steps is not None and "steps" in (policy.sampler or {}):
         source = replace(source, solver=solver, solver_steps=solver_steps)
+        points.append(str(solver_steps))
+    if temperature is not None and "temperature" in (policy.sampler or {}):
+        source = replace(source, temperature=temperature)
+        points.append(f"temperature{temperature:g}")
+    if points:
         policy = source()
-        label = f"{label}{'.' if '@' in label else '@'}{solver_steps}"
+        label = f"{label}{'.' if '@' in label else '@'}{'.'.join(points)}"
     job = rollout_job(policy, str(folder), env, max_steps, source)
     description = read_description(folder)
     return Contestant(label, folder, description, policy.spec, policy.sampler, policy.nfe, policy.multiply_adds, job)

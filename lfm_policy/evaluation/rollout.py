@@ -53,20 +53,22 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """A policy by its checkpoint's folder; `solver` and `solver_steps` change how it is sampled."""
+    """A policy by its checkpoint's folder; what else is given changes how it is sampled."""
 
     folder: Path
     solver: str | None = None
     solver_steps: int | None = None
+    temperature: float | None = None
 
     def __call__(self) -> Actor:
         from lfm_policy.policy import load_policy
 
         policy = load_policy(self.folder)
-        if self.solver is None and self.solver_steps is None:
+        sampler = (self.solver, self.solver_steps, self.temperature)
+        if sampler == (None, None, None):
             return policy
         try:
-            return policy.with_sampler(self.solver, self.solver_steps)
+            return policy.with_sampler(*sampler)
         except LFMError as error:
             raise LFMError(f"{self.folder}: {error}") from error
 
@@ -120,6 +122,7 @@ def evaluate(
     max_steps: int | None = None,
     solver: str | None = None,
     solver_steps: int | None = None,
+    temperature: float | None = None,
     n_recorded: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -135,7 +138,7 @@ def evaluate(
 
     # resolved once: training may write a newer one while workers start
     folder = find_checkpoint(checkpoint_path)
-    source, executor = CheckpointSource(folder, solver, solver_steps), Executor.of(n_procs)
+    source, executor = CheckpointSource(folder, solver, solver_steps, temperature), Executor.of(n_procs)
     policy = source()
     # workers of other machines start elsewhere
     elsewhere = None if executor.in_process else replace(source, folder=folder.resolve())

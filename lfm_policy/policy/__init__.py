@@ -7,6 +7,7 @@ from lfm_policy.policy.diffusion import DiffusionPolicy, DiffusionSettings
 from lfm_policy.policy.distilled import DistilledPolicy
 from lfm_policy.policy.lfm import ChainConfig, LFMConfig, LFMPolicy
 from lfm_policy.policy.network import UNetConfig
+from lfm_policy.policy.sampler import Sampler
 from lfm_policy.policy.serialization import find_checkpoint, load_policy, save_policy
 from lfm_policy.policy.spec import PolicySpec
 
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "RegressionPolicy",
+    "Sampler",
     "UNetConfig",
     "find_checkpoint",
     "load_policy",

@@ -116,9 +116,13 @@ class ChunkPolicy(Policy):
     def from_description(cls, spec: PolicySpec, values: dict[str, Any]) -> Self:
         """An untrained policy from its `describe`; raises KeyError, TypeError or ValueError where that is none."""
 
-    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
-        """This policy, its chunks drawn by another method or in another number of steps; LFMError if it cannot."""
-        raise LFMError(f"a policy of type {self.kind} has no sampler to choose; leave solver and solver_steps out")
+    def with_sampler(
+        self, method: str | None = None, steps: int | None = None, temperature: float | None = None
+    ) -> Self:
+        """This policy, its chunks drawn by a method, in a number of steps, at a temperature; LFMError if it cannot."""
+        raise LFMError(
+            f"a policy of type {self.kind} has no sampler to choose; leave solver, solver_steps and temperature out"
+        )
 
     @property
     def sampler(self) -> dict[str, Any] | None:

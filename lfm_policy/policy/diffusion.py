@@ -13,6 +13,7 @@ from lfm_policy.flow.matching import MarginalsName
 from lfm_policy.flow.random import normal, uniform
 from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.network import UNetConfig, build_networks
+from lfm_policy.policy.sampler import checked_temperature, initial_noise
 from lfm_policy.policy.spec import PolicySpec
 
 SchedulerName = Literal["ddpm", "ddim"]
@@ -27,18 +28,21 @@ class DiffusionSettings:
         scheduler: `ddpm` or `ddim`.
         steps: evaluations of the network for one chunk, at most K; ddpm's own is K.
         clip_sample: bound the chunks predicted along the way to [-1, 1], which minmax-normalised actions keep.
+        temperature: standard deviation of the noise that chunks begin from, 1 if not given; ddpm adds its own later on.
     """
 
     n_levels: int = 100
     scheduler: SchedulerName = "ddim"
     steps: int = 16
     clip_sample: bool = True
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler not in get_args(SchedulerName):
             raise LFMError(
                 f"diffusion.scheduler: {self.scheduler} is no scheduler of a diffusion model; choose ddpm or ddim"
             )
+        object.__setattr__(self, "temperature", checked_temperature("diffusion.temperature", self.temperature))
         if not 1 <= self.steps <= self.n_levels:
             raise LFMError(f"diffusion.steps: {self.steps} must lie between 1 and diffusion.n_levels {self.n_levels}")
         stride = self.n_levels // self.steps
@@ -114,7 +118,7 @@ class DiffusionPolicy(FittedPolicy):
         """Normalised chunks of `shape` (B, Tp, Da) denoised from fresh noise, given cond (B, To · D)."""
         settings, network = self.config.diffusion, self.flow.field(1)
         scheduler = settings.make_scheduler()
-        x = normal(shape, cond, generator)
+        x = initial_noise(shape, cond, generator, settings.temperature)
         for k in scheduler.timesteps:
             t = torch.full((len(x),), int(k) / settings.n_levels, dtype=x.dtype, device=x.device)
             x = scheduler.step(network(x, t, cond), int(k), x, generator=generator).prev_sample
@@ -137,13 +141,17 @@ class DiffusionPolicy(FittedPolicy):
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """The scheduler and its steps, JSON-able."""
-        return {"method": self.config.diffusion.scheduler, "steps": self.config.diffusion.steps}
+        """The scheduler, its steps and temperature, JSON-able."""
+        settings = self.config.diffusion
+        return {"method": settings.scheduler, "steps": settings.steps, "temperature": settings.temperature}
 
-    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
-        """This policy, sampled by another scheduler (`ddpm`, `ddim`) or in another number of steps; ddpm's own is K."""
+    def with_sampler(
+        self, method: str | None = None, steps: int | None = None, temperature: float | None = None
+    ) -> Self:
+        """This policy with another scheduler (`ddpm`, `ddim`), number of steps (ddpm's own is K) or temperature."""
         settings = self.config.diffusion
         own = settings.n_levels if method == "ddpm" != settings.scheduler else settings.steps
         given: Any = {"scheduler": method or settings.scheduler, "steps": own if steps is None else steps}
+        given |= {} if temperature is None else {"temperature": temperature}
         self.config = replace(self.config, diffusion=replace(settings, **given))
         return self

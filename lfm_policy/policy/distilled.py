@@ -13,6 +13,7 @@ from lfm_policy.flow.distill import untrained_students
 from lfm_policy.policy.base import ChunkPolicy
 from lfm_policy.policy.lfm import LFMConfig, LFMPolicy
 from lfm_policy.policy.network import build_fields
+from lfm_policy.policy.sampler import initial_noise
 from lfm_policy.policy.spec import PolicySpec
 
 
@@ -28,7 +29,7 @@ class DistilledPolicy(ChunkPolicy):
     """N' = N/k students in sequence, each of which stands for k sub-flows of its teacher in one evaluation.
 
     Students are networks of the teacher's sizes; those of a teacher that shares one network over its chain share one.
-    There is no likelihood, and no sampler to choose.
+    There is no likelihood, and of the sampler nothing but its temperature, which is the teacher's.
     """
 
     kind: ClassVar[str] = "distilled"
@@ -53,7 +54,22 @@ class DistilledPolicy(ChunkPolicy):
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
         """Normalised chunks of `shape` (B, Tp, Da) pulled from fresh noise by the students, given cond (B, To · D)."""
-        return self.students.sample(shape, cond, generator)
+        return self.students.pull(initial_noise(shape, cond, generator, self.config.teacher.sampler.temperature), cond)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The temperature, JSON-able."""
+        return {"temperature": self.config.teacher.sampler.temperature}
+
+    def with_sampler(
+        self, method: str | None = None, steps: int | None = None, temperature: float | None = None
+    ) -> Self:
+        """This policy at another temperature; LFMError for a method or steps, which students do not have."""
+        if method is not None or steps is not None:
+            raise LFMError("students take one evaluation each; leave solver and solver_steps out")
+        sampler = replace(self.config.teacher.sampler, temperature=temperature)
+        self.config = replace(self.config, teacher=replace(self.config.teacher, sampler=sampler))
+        return self
 
     @property
     def nfe(self) -> int:

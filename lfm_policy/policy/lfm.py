@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lfm_policy.flow import FIXED_STEP, LFMError, Schedule, Solver
 from lfm_policy.policy.base import FittedPolicy
 from lfm_policy.policy.network import UNetConfig, build_networks
+from lfm_policy.policy.sampler import Sampler, initial_noise
 from lfm_policy.policy.spec import PolicySpec
 
 
@@ -37,7 +38,7 @@ class LFMConfig:
 
     network: UNetConfig = field(default_factory=UNetConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
-    sampler: Solver = field(default_factory=Solver)
+    sampler: Sampler = field(default_factory=Sampler)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -47,7 +48,7 @@ class LFMConfig:
     def from_dict(cls, values: dict[str, Any]) -> LFMConfig:
         """Inverse of `to_dict`."""
         network = UNetConfig.from_dict(values["network"])
-        return cls(network, ChainConfig(**values["chain"]), Solver(**values["sampler"]))
+        return cls(network, ChainConfig(**values["chain"]), Sampler(**values["sampler"]))
 
 
 class LFMPolicy(FittedPolicy):
@@ -75,7 +76,8 @@ class LFMPolicy(FittedPolicy):
 
     def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
         """Normalised chunks of `shape` (B, Tp, Da) pulled from fresh noise, given cond (B, To · D)."""
-        return self.flow.sample(shape, cond, self.config.sampler, generator)
+        noise = initial_noise(shape, cond, generator, self.config.sampler.temperature)
+        return self.flow.pull(noise, cond, self.config.sampler)
 
     @torch.no_grad()
     def log_prob(
@@ -119,14 +121,16 @@ class LFMPolicy(FittedPolicy):
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """The solver, JSON-able."""
+        """Solver and temperature, JSON-able."""
         return asdict(self.config.sampler)
 
-    def with_sampler(self, method: str | None = None, steps: int | None = None) -> Self:
-        """This policy, sampled by another fixed-step method or number of steps per sub-flow."""
+    def with_sampler(
+        self, method: str | None = None, steps: int | None = None, temperature: float | None = None
+    ) -> Self:
+        """This policy, sampled by another fixed-step method, number of steps per sub-flow, or temperature."""
         if method is not None and method not in FIXED_STEP:
             raise LFMError(f"solver: {method} is no fixed-step method of a flow; choose from {', '.join(FIXED_STEP)}")
-        sampler = self.config.sampler
-        changed: Any = {"method": method or sampler.method, "steps": sampler.steps if steps is None else steps}
-        self.config = replace(self.config, sampler=replace(sampler, **changed))
+        given: dict[str, Any] = {"method": method, "steps": steps, "temperature": temperature}
+        changed = {name: value for name, value in given.items() if value is not None}
+        self.config = replace(self.config, sampler=replace(self.config.sampler, **changed))
         return self

@@ -18,6 +18,10 @@ from lfm_policy.training.methods import METHODS
 ReadConfig = Callable[[list[str]], TrainConfig]
 
 NAME = re.compile(r"[\w.+-]+")
+SAMPLER = re.compile(
+    r"((?!temperature )(?P<method>[a-z]\w*) (?P<steps>0*[1-9]\d*)( (?=t)|$))?"
+    r"(temperature (?P<temperature>\d+(\.\d+)?))?"
+)
 # fields of a training run that a sweep decides
 OWNED = ("config", "data.path", "output_dir", "overwrite", "resume", "rollout", "seed", "stop_after")
 # fields of `data` that no method may have for itself
@@ -58,8 +62,8 @@ class SweepConfig:
         output_dir: folder of the sweep; one folder for each task in it.
         tasks: tasks by name.
         methods: methods by name: fields of the training run that differ, such as {method: fm,
-            training.learning_rate: 0.001}; `samplers`, a list such as [euler 1, midpoint 2], are further ways to
-            roll the same checkpoints out.
+            training.learning_rate: 0.001}; `samplers`, a list such as [euler 1, temperature 0.5, midpoint 1
+            temperature 0], are further ways to roll the same checkpoints out.
         seeds: training seeds.
         budgets: shares of the training steps, each a run of its own with its own decay of the learning rate: an LFM
             that is half through its sub-flows has no policy to roll out.
@@ -108,15 +112,17 @@ class SweepConfig:
 
 
 class Sampler(NamedTuple):
-    """Another way to draw a checkpoint's chunks; (None, None) is its own."""
+    """Another way to draw a checkpoint's chunks; what is None is the checkpoint's own."""
 
     method: str | None = None
     steps: int | None = None
+    temperature: float | None = None
 
     @property
     def name(self) -> str:
-        """`euler 1`, or nothing for the checkpoint's own."""
-        return "" if self.method is None else f"{self.method} {self.steps}"
+        """`euler1`, `temperature0.5`, `euler1.temperature0.5`, or nothing for the checkpoint's own."""
+        solver = [] if self.method is None else [f"{self.method}{self.steps}"]
+        return ".".join(solver + ([] if self.temperature is None else [f"temperature{self.temperature:g}"]))
 
 
 class Run(NamedTuple):
@@ -208,13 +214,15 @@ def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sampler(text: object, config: TrainConfig) -> Sampler:
-    method, _, steps = str(text).partition(" ")
-    if not (method and steps.isdigit() and int(steps)):
-        raise LFMError(f"samplers: '{text}' is none; write method and steps, such as 'euler 1'")
+    found = SAMPLER.fullmatch(str(text))
+    if not found or not str(text):
+        raise LFMError(f"samplers: '{text}' is none; write method and steps, temperature, or all, as 'euler 1'")
+    method, steps, warmth = found["method"], found["steps"], found["temperature"]
     known = METHODS[config.method].samplers
-    if method not in known:
+    if not known or method not in (None, *known):
         choice = ", ".join(known) or "no choice"
         raise LFMError(f"samplers: '{text}' is none of this method's; it has {choice}")
-    if METHODS[config.method].sampled(config, method, int(steps)) == config:
+    chosen = Sampler(method, int(steps) if steps else None, float(warmth) if warmth else None)
+    if METHODS[config.method].sampled(config, *chosen) == config:
         raise LFMError(f"samplers: '{text}' is what its runs have as their own; leave it out")
-    return Sampler(method, int(steps))
+    return chosen

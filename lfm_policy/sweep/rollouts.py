@@ -23,7 +23,7 @@ def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progres
     limit = check_environment([contestant for *_, contestant in loaded])
     found: dict[str, list[Evaluated]] = {}
     for run, sampler, contestant in loaded:
-        file = run.folder / ROWS / f"{sampler.name.replace(' ', '') or 'own'}.jsonl"
+        file = run.folder / ROWS / f"{sampler.name or 'own'}.jsonl"
         try:
             store = RowStore(file, contestant.identity(limit))
         except LFMError as error:
@@ -49,13 +49,15 @@ def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progres
 def label(run: Run, sampler: Sampler) -> str:
     """`lfm`, `lfm@0.25`, `lfm@euler1`: the method, its budget if there are several, its sampler if not its own."""
     points = [f"{run.budget:g}"] if run.has_budgets else []
-    points += [sampler.name.replace(" ", "")] if sampler.name else []
+    points += [sampler.name] if sampler.name else []
     return "@".join([run.method, ".".join(points)]) if points else run.method
 
 
 def _load(run: Run, sampler: Sampler) -> Contestant:
     folder = find_checkpoint(run.folder)
-    contestant = load(label(run, Sampler()), folder, EnvSpec(), None, sampler.steps, sampler.method)
+    contestant = load(
+        label(run, Sampler()), folder, EnvSpec(), None, sampler.steps, sampler.method, sampler.temperature
+    )
     return replace(contestant, label=label(run, sampler))
 
 

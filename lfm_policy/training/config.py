@@ -13,7 +13,7 @@ from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
 from lfm_policy.flow import FitOptions, LFMError, Objective, Optimization, Solver
 from lfm_policy.flow.interpolant import InterpolantName
 from lfm_policy.flow.matching import CouplingName, MarginalsName
-from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, UNetConfig
+from lfm_policy.policy import DiffusionSettings, LFMConfig, MIPSettings, Sampler, UNetConfig
 from lfm_policy.training.folder import plain
 from lfm_policy.training.methods import METHODS, WHOLE_CLOCK, MethodName, lfm_config, matching_of
 
@@ -227,7 +227,7 @@ class TrainConfig:
         network: sizes of one sub-flow's UNet.
         global_channels: widths instead of network.channels for methods with one network, for as many parameters as N.
         flow: the chain of sub-flows and its training pairs.
-        sampler: how flows are solved when the policy acts.
+        sampler: how flows are solved when the policy acts, and from what noise.
         diffusion: noise levels and sampler of `diffusion`.
         mip: second step of `mip`.
         training: optimisation.
@@ -247,7 +247,7 @@ class TrainConfig:
     network: UNetConfig = field(default_factory=UNetConfig)
     global_channels: tuple[int, ...] | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
-    sampler: Solver = field(default_factory=Solver)
+    sampler: Sampler = field(default_factory=Sampler)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
     mip: MIPSettings = field(default_factory=MIPSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -48,14 +48,17 @@ WHOLE_CLOCK: dict[str, Any] = {
 DIRECT: dict[str, Any] = {**GLOBAL, "initial_diffusion": 0.0}
 
 
-def _solved(config: TrainConfig, method: str, steps: int) -> TrainConfig:
-    given: Any = {"method": method, "steps": steps}
-    return replace(config, sampler=replace(config.sampler, **given))
+def _solved(config: TrainConfig, method: str | None, steps: int | None, temperature: float | None) -> TrainConfig:
+    return replace(config, sampler=_with(config.sampler, method=method, steps=steps, temperature=temperature))
 
 
-def _scheduled(config: TrainConfig, method: str, steps: int) -> TrainConfig:
-    given: Any = {"scheduler": method, "steps": steps}
-    return replace(config, diffusion=replace(config.diffusion, **given))
+def _scheduled(config: TrainConfig, method: str | None, steps: int | None, temperature: float | None) -> TrainConfig:
+    return replace(config, diffusion=_with(config.diffusion, scheduler=method, steps=steps, temperature=temperature))
+
+
+def _with(settings: Any, **given: Any) -> Any:
+    """Settings with those given that are not None."""
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Method:
         flow: fields of `flow` that it fixes.
         one_network: whether one network does it all, for which `global_channels` are, rather than one a sub-flow.
         samplers: methods by which its chunks may be drawn.
-        sampled: a config whose chunks are drawn by one of these in a number of steps; LFMError where that cannot be.
+        sampled: a config whose chunks are drawn by one of these, in a number of steps, at a temperature, each as it was
+            if None; LFMError where that cannot be.
     """
 
     build: Callable[[TrainConfig, PolicySpec, int], FittedPolicy]
@@ -76,7 +80,7 @@ class Method:
     flow: dict[str, Any]
     one_network: bool = False
     samplers: tuple[str, ...] = tuple(FIXED_STEP)
-    sampled: Callable[[TrainConfig, str, int], TrainConfig] = _solved
+    sampled: Callable[[TrainConfig, str | None, int | None, float | None], TrainConfig] = _solved
 
     def settle(self, config: TrainConfig) -> dict[str, Any]:
         """Fields of a config that this method changes, by name; none where they are as it wants them.

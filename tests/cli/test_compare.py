@@ -179,6 +179,18 @@ def test_policies_are_rolled_out_at_each_number_of_steps(folder: Path) -> None:
     assert rows(folder / "out" / "rows" / "a@3.jsonl") == known("a", 3, max_steps=3, solver_steps=3)
 
 
+def test_policies_are_rolled_out_at_each_temperature(folder: Path) -> None:
+    regression_checkpoint(folder / "bc")
+    assert lfm("compare a bc --solver_steps 2 --temperatures 1,0.5 --n_rollouts 3 --output_dir out") == 0
+    told = report("out")
+    temperatures = {label: method["temperature"] for label, method in told["methods"].items()}
+    assert temperatures == {"a@2.temperature1": 1, "a@2.temperature0.5": 0.5, "bc": None}
+    for warmth in (1, 0.5):
+        got = rows(folder / "out" / "rows" / f"a@2.temperature{warmth}.jsonl")
+        assert got == known("a", 3, solver_steps=2, temperature=warmth)
+    assert len(told["pairs"]) == 3, "a at two temperatures, and each of them and bc"
+
+
 def test_a_training_yaml_names_its_run(folder: Path) -> None:
     (folder / "run.yaml").write_text("output_dir: a\n")
     assert lfm("compare run.yaml b --n_rollouts 2 --max_steps 2 --output_dir out") == 0
@@ -251,6 +263,7 @@ def make_others(folder: Path) -> None:
         ("a b --max_steps 0", "--max_steps 0: must be 1 or more"),
         ("a b --n_procs 0", "--n_procs 0: must be 1 or more"),
         ("a b --solver_steps 1,x", "--solver_steps 1,x: must be whole numbers"),
+        ("a b --temperatures 1,-1", "--temperatures 1,-1: must be numbers of 0 or more, as 1,0.5"),
         ("a b --n_rolouts 3", "unknown field 'n_rolouts'; did you mean 'n_rollouts'?"),
     ],
 )

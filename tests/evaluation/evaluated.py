@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from lfm_policy.evaluation.comparison import Evaluated
-from lfm_policy.flow import Solver
-from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec, RegressionPolicy, UNetConfig, save_policy
+from lfm_policy.policy import (
+    ChainConfig,
+    LFMConfig,
+    LFMPolicy,
+    PolicySpec,
+    RegressionPolicy,
+    Sampler,
+    UNetConfig,
+    save_policy,
+)
 from lfm_policy.policy.behavior_cloning import RegressionConfig
 from tests.helpers.policies import point_spec
 
@@ -43,7 +51,7 @@ def drawn(label: str, rate: float, n: int, seed: int, **facts: Any) -> Evaluated
 
 def lfm_checkpoint(folder: Path, seed: int = 0, spec: PolicySpec | None = None, **facts: Any) -> Path:
     """A run's checkpoint of a small LFM policy that has learned nothing and sometimes hits its goal by chance."""
-    config = LFMConfig(NETWORK, ChainConfig(n_subflows=1), Solver("euler", steps=1))
+    config = LFMConfig(NETWORK, ChainConfig(n_subflows=1), Sampler("euler", steps=1))
     policy = LFMPolicy(spec or point_spec(), config, seed=seed)
     return _saved(policy, folder, seed, facts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 
 from lfm_policy.evaluation.comparison import Comparison, Evaluated, compare
-from lfm_policy.evaluation.comparison_plots import EPOCHS, MILLISECONDS, NFE, STEPS, curve_axes, curves_of, draw
+from lfm_policy.evaluation.comparison_plots import (
+    EPOCHS,
+    MILLISECONDS,
+    NFE,
+    STEPS,
+    TEMPERATURE,
+    curve_axes,
+    curves_of,
+    draw,
+)
 from lfm_policy.evaluation.comparison_report import conclusions, report, to_json
 from lfm_policy.evaluation.crossed import crossed_mean
 from lfm_policy.evaluation.paired import PairedCounts, holm, mcnemar, newcombe
@@ -248,6 +258,39 @@ def test_json_holds_everything_but_the_rows() -> None:
         ]
     assert [(pair["first"], pair["second"]) for pair in values["pairs"]] == [pair.labels for pair in comparison.pairs]
     assert str(FIRST + 7) not in json.dumps(values["methods"])
+
+
+def at(label: str, temperature: float | None, **facts: Any) -> Evaluated:
+    """A checkpoint's rollouts at a temperature."""
+    run = evaluated(label, A, step=100.0, nfe=16, **facts)
+    return replace(run, identity={**run.identity, "checkpoint": {"sampler": {"temperature": temperature}}})
+
+
+def test_pairs_of_two_names_have_one_temperature() -> None:
+    cooled = [run for name in "ab" for run in (at(f"{name}@1", None), at(f"{name}@1.cold", 0.5))]
+    direct = evaluated("direct@1", B, step=100.0, nfe=16)
+    pairs = {pair.labels for pair in compared(*cooled, direct).pairs}
+    assert pairs == {
+        *((f"{name}@1", f"{name}@1.cold") for name in "ab"),
+        *((f"a@{point}", f"b@{point}") for point in ("1", "1.cold")),
+        *((f"{name}@{point}", "direct@1") for name in "ab" for point in ("1", "1.cold")),
+    }
+
+
+def test_one_name_at_another_budget_and_temperature_differs_in_two_things() -> None:
+    early = replace(at("a@0.5.cold", 0.5), step=50.0)
+    assert compared(at("a@1", None), early).pairs == ()
+    assert len(compared(at("a@1.cold", 0.5), early).pairs) == 1
+
+
+def test_temperatures_have_their_curve_and_hold_others_apart() -> None:
+    runs = [at(f"a@1.{t:g}", t) for t in (1.0, 0.0, 0.5)] + [replace(at("a@0.5", None), step=50.0)]
+    comparison = compared(*runs)
+    assert curve_axes(comparison) == [STEPS, TEMPERATURE]
+    curves = curves_of(comparison, TEMPERATURE)
+    assert [[method.first.temperature for method in points] for points in curves.values()] == [[1], [0, 0.5, 1]]
+    assert set(curves) == {"a, 50 steps", "a, 100 steps"}
+    assert "a, temperature 0.5" in curves_of(comparison, STEPS)
 
 
 def test_curves_are_of_what_varies_and_hold_the_rest_equal() -> None:

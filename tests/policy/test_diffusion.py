@@ -74,6 +74,15 @@ def test_samples_of_an_exact_model_have_the_datas_law(scheduler: str, steps: int
     assert chunk.std().item() == pytest.approx(0.2, abs=0.04)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_samples_of_gaussian_data_scatter_with_the_temperature(temperature: float) -> None:
+    """DDIM maps noise z to m + s z where the data are N(m, s²)."""
+    policy = policy_of(GaussianNoise(0.3, 0.2), steps=100, temperature=temperature)
+    chunk = policy.predict_action(observations(400), torch.Generator().manual_seed(2))
+    assert chunk.mean().item() == pytest.approx(0.3, abs=0.015)
+    assert chunk.std().item() == pytest.approx(temperature * 0.2, abs=0.01)
+
+
 def test_problems_are_noise_at_evenly_drawn_levels_of_the_cosine_schedule() -> None:
     x = torch.full((20_000, 2), 0.7)
     draw = NoisePrediction(DiffusionSettings()).draw(x, 1, Schedule(), torch.Generator().manual_seed(0))
@@ -90,10 +99,15 @@ def test_problems_are_noise_at_evenly_drawn_levels_of_the_cosine_schedule() -> N
 
 def test_the_sampler_is_chosen_without_the_weights() -> None:
     policy = policy_of(ExactNoise(torch.zeros(8, 3)))
-    assert policy.with_sampler("ddpm", 100).sampler == {"method": "ddpm", "steps": 100}
+    assert policy.with_sampler("ddpm", 100).sampler == {"method": "ddpm", "steps": 100, "temperature": None}
+    assert policy.with_sampler(temperature=0.5).config.diffusion == DiffusionSettings(
+        scheduler="ddpm", steps=100, temperature=0.5
+    )
     assert policy.with_sampler(steps=4).nfe == 4
     with pytest.raises(LFMError, match=r"diffusion\.scheduler: euler is no scheduler"):
         policy.with_sampler("euler")
+    with pytest.raises(LFMError, match=r"diffusion\.temperature: -1 must be 0 or more"):
+        policy.with_sampler(temperature=-1)
     with pytest.raises(LFMError, match=r"diffusion\.steps: 101 must lie between 1 and"):
         policy.with_sampler(steps=101)
     with pytest.raises(LFMError, match=r"diffusion\.steps: 60 steps of 1 levels do not span diffusion\.n_levels 100"):

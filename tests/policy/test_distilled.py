@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lfm_policy.flow import LFMError, Solver
-from lfm_policy.policy import ChainConfig, LFMPolicy, load_policy, save_policy
+from lfm_policy.flow import LFMError
+from lfm_policy.policy import ChainConfig, LFMPolicy, Sampler, load_policy, save_policy
 from lfm_policy.policy.distilled import DistilledPolicy, cut
 from tests.policy.tiny import CONFIG, DA, TP, observations, tiny_policy
 
@@ -131,11 +131,21 @@ def test_a_teacher_of_one_network_is_the_same_however_its_clock_is_cut() -> None
         cut(tiny_policy(), 4)
 
 
-def test_there_is_no_sampler_to_choose() -> None:
-    policy = DistilledPolicy.of(tiny_policy(), 3)
-    assert policy.sampler is None
-    with pytest.raises(LFMError, match="policy of type distilled has no sampler"):
-        policy.with_sampler(steps=2)
+def test_students_take_their_teachers_temperature_and_no_steps() -> None:
+    teacher, obs = tiny_policy().with_sampler("euler", steps=1, temperature=0.5), observations(3)
+    policy = DistilledPolicy.of(teacher, 3)
+    for temperature in (None, 0.2):
+        if temperature is not None:
+            policy, teacher = (
+                policy.with_sampler(temperature=temperature),
+                teacher.with_sampler(temperature=temperature),
+            )
+        got, want = policy.predict_action(obs, noise()), teacher.predict_action(obs, noise())
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert policy.sampler == {"temperature": 0.2}
+    for given in ({"steps": 2}, {"method": "euler", "temperature": 0.5}):
+        with pytest.raises(LFMError, match="students take one evaluation each; leave solver and solver_steps out"):
+            policy.with_sampler(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"n_students": 2}, {"n_students": "all"}, {"n_students": 0}, {"teacher": {}}])
@@ -153,4 +163,4 @@ def test_the_teacher_is_left_as_it_is() -> None:
     before = teacher.predict_action(obs, noise())
     moved(DistilledPolicy.of(teacher, 3))
     assert torch.equal(teacher.predict_action(obs, noise()), before)
-    assert teacher.config.sampler == Solver("midpoint", steps=2)
+    assert teacher.config.sampler == Sampler("midpoint", steps=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lfm_policy.flow import LFMError, Solver
-from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, UNetConfig
+from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, Sampler, UNetConfig, load_policy, save_policy
 from lfm_policy.policy.network import check_horizon
 from tests.policy.tiny import CONFIG, DA, TO, TP, observations, set_normalizer, tiny_policy, tiny_spec
 
@@ -98,7 +99,7 @@ def test_constant_action_dimensions_have_no_jacobian() -> None:
 @pytest.mark.parametrize(("method", "per_step"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_nfe_counts_the_networks_evaluations(method: str, per_step: int, shared: bool) -> None:
-    config = replace(CONFIG, chain=replace(CONFIG.chain, share_weights=shared), sampler=Solver(method, steps=3))
+    config = replace(CONFIG, chain=replace(CONFIG.chain, share_weights=shared), sampler=Sampler(method, steps=3))
     policy = tiny_policy(config)
     calls = []
     for field in policy.flow.fields:
@@ -107,9 +108,9 @@ def test_nfe_counts_the_networks_evaluations(method: str, per_step: int, shared:
     assert policy.nfe == len(calls) == 3 * 3 * per_step
 
 
-@pytest.mark.parametrize("sampler", [Solver(), Solver("rk4", steps=1), Solver("euler", steps=5)])
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler("rk4", steps=1), Sampler("euler", steps=5)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_multiply_adds_are_those_of_a_whole_prediction(sampler: Solver, shared: bool) -> None:
+def test_multiply_adds_are_those_of_a_whole_prediction(sampler: Sampler, shared: bool) -> None:
     """torch's counter over `predict_action` for one chunk, two operations each."""
     config = replace(CONFIG, chain=replace(CONFIG.chain, share_weights=shared), sampler=sampler)
     policy = tiny_policy(config)
@@ -149,6 +150,47 @@ def test_another_sampler_changes_cost_and_chunk_but_not_the_weights() -> None:
         policy.with_sampler(steps=0)
     with pytest.raises(LFMError, match=r"solver: dopri5 is no fixed-step method"):
         _ = policy.with_sampler("dopri5").nfe
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.0])
+def test_a_temperature_scales_the_noise_that_is_pulled(temperature: float) -> None:
+    policy, obs = tiny_policy(), observations(5)
+    want = policy.flow.pull(
+        temperature * torch.randn(5, TP, DA, generator=noise()), policy.condition(obs), CONFIG.sampler
+    )
+    likelihood = policy.log_prob(obs, torch.zeros(5, TP, DA))
+    assert policy.with_sampler(temperature=temperature) is policy
+    got = policy.action_normalizer.normalize(policy.predict_action(obs, noise()))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    assert torch.equal(policy.log_prob(obs, torch.zeros(5, TP, DA)), likelihood)
+
+
+def test_without_noise_there_is_one_chunk() -> None:
+    policy, obs = tiny_policy(), observations(1)
+    first, second = (policy.predict_action(obs, noise(seed)) for seed in (1, 2))
+    assert not torch.equal(first, second)
+    policy.with_sampler(temperature=0)
+    first, second = (policy.predict_action(obs, noise(seed)) for seed in (1, 2))
+    assert torch.equal(first, second)
+
+
+def test_a_temperature_is_kept_and_one_is_as_none(tmp_path: Path) -> None:
+    save_policy(tiny_policy().with_sampler(temperature=0.5), tmp_path)
+    policy = load_policy(tmp_path)
+    assert isinstance(policy, LFMPolicy)
+    assert policy.config.sampler.temperature == 0.5
+    policy.with_sampler(steps=3)
+    assert policy.config.sampler == Sampler("midpoint", 3, temperature=0.5)
+    assert policy.with_sampler(temperature=1.0).config.sampler == Sampler("midpoint", 3)
+    values = CONFIG.to_dict()
+    del values["sampler"]["temperature"]  # as in checkpoints from before there was one
+    assert LFMConfig.from_dict(values) == CONFIG
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_impossible_temperatures_are_refused(value: float) -> None:
+    with pytest.raises(LFMError, match=rf"sampler\.temperature: {value} must be 0 or more"):
+        tiny_policy().with_sampler(temperature=value)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from lfm_policy.data.action_space import ActionSpace
 from lfm_policy.data.normalizer import Normalizer
-from lfm_policy.flow import Solver
-from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec, UNetConfig
+from lfm_policy.policy import ChainConfig, LFMConfig, LFMPolicy, PolicySpec, Sampler, UNetConfig
 
 TO, TP, TA, DA = 2, 8, 4, 3
 CONFIG = LFMConfig(
     UNetConfig(channels=(8, 16), kernel_size=3, n_groups=4, embedding_dim=8),
     ChainConfig(n_subflows=3, c=0.2, rho=1.5),
-    Solver("midpoint", steps=2),
+    Sampler("midpoint", steps=2),
 )
 
 

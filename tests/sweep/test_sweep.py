@@ -46,7 +46,7 @@ TRAIN = {
     "training": {"steps": 8, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2, "checkpoint_every": 3},
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "lfm": {"samplers": ["euler 1"]},
+    "lfm": {"samplers": ["euler 1", "euler 2 temperature 0.5"]},
     "fm": {"method": "fm", "training.learning_rate": 2e-3},
     "regression": {"method": "regression"},
 }
@@ -104,8 +104,11 @@ def test_every_run_is_rolled_out_with_every_sampler(finished: SweepConfig) -> No
         if run.method == "lfm":
             other = [reproducible(row) for row in evaluate(run.folder, N, solver="euler", solver_steps=1).episodes]
             assert [without_more(row) for row in rows(run.folder / "rows" / "euler1.jsonl")] == other
+            cooler = evaluate(run.folder, N, solver="euler", solver_steps=2, temperature=0.5).episodes
+            got = rows(run.folder / "rows" / "euler2.temperature0.5.jsonl")
+            assert [without_more(row) for row in got] == [reproducible(row) for row in cooler]
     told = json.loads((folder / "comparison.json").read_text())
-    assert set(told["methods"]) == {"lfm", "lfm@euler1", "fm", "regression"}
+    assert set(told["methods"]) == {"lfm", "lfm@euler1", "lfm@euler2.temperature0.5", "fm", "regression"}
     assert told["seeds"] == list(range(100_000, 100_000 + N))
     assert {file.suffix for file in folder.glob("comparison.*")} == {".json", ".txt", ".png"}
 
@@ -302,6 +305,9 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
             r"methods\.far: data\.representation absolute is not that of lfm, delta",
         ),
         ({"methods": {"lfm": {"samplers": ["midpoint 2"]}}}, r"'midpoint 2' is what its runs have as their own"),
+        ({"methods": {"lfm": {"samplers": ["temperature 1"]}}}, r"'temperature 1' is what its runs have as their own"),
+        ({"methods": {"lfm": {"samplers": ["temperature -1"]}}}, r"'temperature -1' is none; write method"),
+        ({"methods": {"mip": {"method": "mip", "samplers": ["temperature 0"]}}}, r"it has no choice"),
         (
             {"methods": {"diffusion": {"method": "diffusion", "samplers": ["ddim 200"]}}},
             r"methods\.diffusion: diffusion\.steps: 200 must lie between 1 and diffusion\.n_levels 100",

@@ -10,8 +10,8 @@ from typing import Any
 from robomimic.config.base_config import BaseConfig
 from robomimic.config.config import Config
 
-from lfm_policy.flow import LFMError, Optimization, Solver
-from lfm_policy.policy import UNetConfig
+from lfm_policy.flow import LFMError, Optimization
+from lfm_policy.policy import Sampler, UNetConfig
 from lfm_policy.training import TrainConfig
 from lfm_policy.training.config import ChunkConfig, DataConfig, FlowConfig, TrainingConfig
 
@@ -22,7 +22,7 @@ SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "data": (DataConfig, ("observation_normalizer", "action_normalizer")),
     "network": (UNetConfig, tuple(entry.name for entry in fields(UNetConfig))),
     "flow": (FlowConfig, tuple(entry.name for entry in fields(FlowConfig))),
-    "sampler": (Solver, tuple(entry.name for entry in fields(Solver))),
+    "sampler": (Sampler, tuple(entry.name for entry in fields(Sampler))),
     "training": (Optimization, tuple(entry.name for entry in fields(Optimization) if entry.name != "batch_size")),
 }
 
@@ -78,7 +78,7 @@ def train_config(config: Mapping[str, Any], steps: int = 1) -> TrainConfig:
         policy=ChunkConfig(**chunk, **values["policy"]),
         network=UNetConfig(**values["network"]),
         flow=FlowConfig(**values["flow"]),
-        sampler=Solver(**values["sampler"]),
+        sampler=Sampler(**values["sampler"]),
         training=TrainingConfig(**optimization, **values["training"]),
         seed=train["seed"],
     )

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lfm_policy.data.action_space import ActionSpace
 from lfm_policy.flow import LocalFlow
-from lfm_policy.flow.random import named_seed, normal
+from lfm_policy.flow.random import named_seed
 from lfm_policy.integrations.robomimic.encoder import HistoryEncoder, encoded_unet
 from lfm_policy.policy import LFMPolicy, PolicySpec
+from lfm_policy.policy.sampler import initial_noise
 from lfm_policy.training import TrainConfig
 
 
@@ -35,7 +36,7 @@ class StagedPolicy(LFMPolicy):
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...], cond: Tensor, generator: torch.Generator | None) -> Tensor:
         """Normalised chunks of `shape` (B, Tp, Da) pulled through what is trained, given cond (B, To · D)."""
-        noise = normal(shape, cond, generator)
+        noise = initial_noise(shape, cond, generator, self.config.sampler.temperature)
         flow, n = self.flow, int(self.n_trained)
         if n == 0:
             flow, n = LocalFlow([self.flow.field(1)], self.flow.schedule), self.flow.n_subflows
