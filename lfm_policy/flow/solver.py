@@ -59,10 +59,14 @@ FIXED_STEP: dict[str, FixedStep] = {
 
 @dataclass(frozen=True)
 class Solver:
-    """How one sub-flow's ODE is solved.
+    """How one sub-flow's ODE is solved. The midpoint rule is the default: see docs/decisions.md.
 
-    `steps` equal steps of a fixed-step `method`, or the adaptive `dopri5` to `rtol` and `atol` with at
-    most `max_evaluations`. The midpoint rule is the default: see docs/decisions.md.
+    Args:
+        method: a fixed-step rule, or the adaptive `dopri5`.
+        steps: equal steps per sub-flow of a fixed-step rule.
+        rtol: relative tolerance of `dopri5`.
+        atol: absolute tolerance of `dopri5`.
+        max_evaluations: of the velocity in one solve, beyond which `dopri5` gives up.
     """
 
     method: MethodName = "midpoint"

@@ -17,8 +17,9 @@ from lfm_policy.flow.random import normal
 class Sampler(Solver):
     """How a flow's chunks are drawn: the solver of its sub-flows and the noise that they begin from.
 
-    `temperature` is that noise's standard deviation (Glow's temperature, Kingma and Dhariwal 2018); None is 1, by which
-    chunks come from the density that `log_prob` tells. Below it they scatter less; at 0 there is no noise.
+    Args:
+        temperature: standard deviation of that noise, as in Glow (Kingma and Dhariwal 2018). 1, if not given, draws
+            from the density that `log_prob` tells; below it chunks scatter less, at 0 there is no noise.
     """
 
     temperature: float | None = None

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,20 @@ OWNED = ("config", "data.path", "output_dir", "overwrite", "resume", "rollout", 
 ALIKE = ("obs_keys", "representation", "rotation", "filter_key", "valid_fraction")
 
 
+def _check_settings(where: str, settings: Mapping[str, Any] | None) -> None:
+    """LFMError where they name a field that the sweep decides."""
+    owned = [field for field in flat(settings or {}) if field.startswith(OWNED)]
+    if owned:
+        raise LFMError(f"{where}: {owned[0]} is the sweep's own; leave it out")
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """A task of a sweep.
 
     Args:
         train: YAML file of the training run that all methods share.
+        settings: fields of it that differ for all methods, such as {sampler.temperature: 1}.
         task: Lift, PushT, …, or a gymnasium id, where demonstrations are collected or converted.
         data: a file of demonstrations that is there already.
         source: recording to convert, in any layout that `lfm convert` reads.
@@ -47,11 +56,13 @@ class TaskConfig:
     source: str | None = None
     n_demonstrations: int = 200
     n_rollouts: int = 200
+    settings: dict[str, Any] = dataclass_field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field in ("n_demonstrations", "n_rollouts"):
             if getattr(self, field) < 1:
                 raise LFMError(f"tasks: {field} {getattr(self, field)} must be 1 or more")
+        _check_settings("tasks: settings", self.settings)
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,7 @@ class SweepConfig:
             if field in ("tasks", "methods") and (bad := [name for name in values if not NAME.fullmatch(name)]):
                 raise LFMError(f"{field}: '{bad[0]}' is no name; use letters, digits and . _ + -")
         for method, settings in self.methods.items():
-            owned = [field for field in flat(settings or {}) if field.startswith(OWNED)]
-            if owned:
-                raise LFMError(f"methods.{method}: {owned[0]} is the sweep's own; leave it out")
+            _check_settings(f"methods.{method}", settings)
         if self.baseline and self.baseline not in self.methods:
             raise LFMError(f"baseline: {self.baseline} is none of the methods {', '.join(self.methods)}")
         if any(not 0 < budget <= 1 for budget in self.budgets):
@@ -175,7 +184,7 @@ def _check_alike(first: Run, other: Run) -> None:
 
 
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
-    settings = dict(config.methods[method] or {})
+    settings = {**config.tasks[task].settings, **(config.methods[method] or {})}
     further = settings.pop("samplers", None) or ()
     if not isinstance(further, list | tuple):
         raise LFMError(f"methods.{method}: samplers {further} must be a list, as [euler 1]")
