@@ -274,6 +274,18 @@ def test_budgets_are_shares_of_every_stage(tmp_path: Path, data: Path) -> None:
     assert (stages("fm", 1.0), stages("fm", 0.5)) == ((10, 0), (5, 0))
 
 
+def test_a_tasks_settings_are_those_of_all_its_methods_but_for_their_own(tmp_path: Path, data: Path) -> None:
+    config = config_of(tmp_path, data)
+    settings = {"sampler.temperature": 0.5, "training.learning_rate": 5e-3}
+    tasks = {"point": replace(config.tasks["point"], settings=settings)}
+    runs = {run.method: run.config for run in runs_of(replace(config, tasks=tasks))}
+    assert {run.sampler.temperature for run in runs.values()} == {0.5}
+    rates = {name: run.training.learning_rate for name, run in runs.items()}
+    assert rates == {"lfm": 5e-3, "fm": 2e-3, "regression": 5e-3}
+    with pytest.raises(LFMError, match="tasks: settings: seed is the sweep's own; leave it out"):
+        replace(config.tasks["point"], settings={"seed": 1})
+
+
 def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
     config = config_of(tmp_path, data, budgets=(1.0, 0.5), seeds=(3, 4))
     ends = [[(run.method, run.budget, run.seed) for run in done] for done in waves(runs_of(config))]
