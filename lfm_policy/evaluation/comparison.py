@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from lfm_policy.flow.errors import LFMError
 ALPHA = 0.05
 # networks of equal weights differ by so much in their multiply-adds: one wide network has more than N narrow ones
 ARITHMETIC = 0.15
+WARMTH = re.compile(r"[.@]temperature[\d.]+$")  # of a label
 Interval = tuple[float, float]
 
 
@@ -186,11 +188,13 @@ def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
 
     Of two names with different points, training must be equal, temperature where both have one, and evaluations or
     multiply-adds of a chunk. A label without a point meets one with a point only if the other name has no label
-    without: `bare` are names that have.
+    without: `bare` are names that have. Policies without noise meet others at every temperature.
     """
+    first, second = a.first, b.first
+    if (first.temperature is None) != (second.temperature is None):
+        a, b = (replace(method, label=WARMTH.sub("", method.label)) for method in (a, b))
     if a.point == b.point:
         return True
-    first, second = a.first, b.first
     trained, nfe = _equal(first.step, second.step), _equal(first.nfe, second.nfe)
     warm = None in (first.temperature, second.temperature) or first.temperature == second.temperature
     if a.name == b.name:

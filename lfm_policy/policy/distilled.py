@@ -67,8 +67,9 @@ class DistilledPolicy(ChunkPolicy):
         """This policy at another temperature; LFMError for a method or steps, which students do not have."""
         if method is not None or steps is not None:
             raise LFMError("students take one evaluation each; leave solver and solver_steps out")
-        sampler = replace(self.config.teacher.sampler, temperature=temperature)
-        self.config = replace(self.config, teacher=replace(self.config.teacher, sampler=sampler))
+        if temperature is not None:
+            sampler = replace(self.config.teacher.sampler, temperature=temperature)
+            self.config = replace(self.config, teacher=replace(self.config.teacher, sampler=sampler))
         return self
 
     @property

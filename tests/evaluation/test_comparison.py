@@ -267,20 +267,27 @@ def at(label: str, temperature: float | None, **facts: Any) -> Evaluated:
 
 
 def test_pairs_of_two_names_have_one_temperature() -> None:
-    cooled = [run for name in "ab" for run in (at(f"{name}@1", None), at(f"{name}@1.cold", 0.5))]
+    cooled = [run for name in "ab" for run in (at(f"{name}@1", None), at(f"{name}@1.temperature0.5", 0.5))]
     direct = evaluated("direct@1", B, step=100.0, nfe=16)
     pairs = {pair.labels for pair in compared(*cooled, direct).pairs}
     assert pairs == {
-        *((f"{name}@1", f"{name}@1.cold") for name in "ab"),
-        *((f"a@{point}", f"b@{point}") for point in ("1", "1.cold")),
-        *((f"{name}@{point}", "direct@1") for name in "ab" for point in ("1", "1.cold")),
+        *((f"{name}@1", f"{name}@1.temperature0.5") for name in "ab"),
+        *((f"a@{point}", f"b@{point}") for point in ("1", "1.temperature0.5")),
+        *((f"{name}@{point}", "direct@1") for name in "ab" for point in ("1", "1.temperature0.5")),
+    }
+    bare = [replace(run, label=run.label.replace("@1.", "@").removesuffix("@1")) for run in cooled]
+    pairs = {pair.labels for pair in compared(*bare, replace(direct, label="direct")).pairs}
+    assert pairs == {
+        *((name, f"{name}@temperature0.5") for name in "ab"),
+        *((f"a{point}", f"b{point}") for point in ("", "@temperature0.5")),
+        *((f"{name}{point}", "direct") for name in "ab" for point in ("", "@temperature0.5")),
     }
 
 
 def test_one_name_at_another_budget_and_temperature_differs_in_two_things() -> None:
-    early = replace(at("a@0.5.cold", 0.5), step=50.0)
+    early = replace(at("a@0.5.temperature0.5", 0.5), step=50.0)
     assert compared(at("a@1", None), early).pairs == ()
-    assert len(compared(at("a@1.cold", 0.5), early).pairs) == 1
+    assert len(compared(at("a@1.temperature0.5", 0.5), early).pairs) == 1
 
 
 def test_temperatures_have_their_curve_and_hold_others_apart() -> None:
