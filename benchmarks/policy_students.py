@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds")
     parser.add_argument("--n_students", nargs="+", type=int, default=[4, 1])
     parser.add_argument("--steps", type=int, default=2000, help="of every student")
+    parser.add_argument("--temperature", type=float, default=0.5, help="of the noise that all begin from")
     parser.add_argument("--n_rollouts", type=int, default=100)
     parser.add_argument("--n_procs", type=int, default=2)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/students/pusht"))
@@ -54,7 +55,8 @@ def main() -> None:
     }
     distil([config for configs in students.values() for config in configs], options.n_procs)
 
-    contestants = _contestants(teachers, {name: [Path(c.output_dir) for c in cs] for name, cs in students.items()})
+    distilled = {name: [Path(c.output_dir) for c in cs] for name, cs in students.items()}
+    contestants = _contestants(teachers, distilled, options.temperature)
     everyone = [run for runs in contestants.values() for run in runs]
     check_data(everyone, allow=False)
     for runs in contestants.values():
@@ -62,7 +64,8 @@ def main() -> None:
     contest = Contest(options.output_dir, check_environment(everyone), Executor(n_procs=options.n_procs), progress=True)
     prepare_folder(contest.folder, overwrite=False)
     rows = contest.evaluate(contestants, range(100_000, 100_000 + options.n_rollouts))
-    comparison = compare(rows, notes=[f"Students: {options.steps} batches of 32 each, from their teacher's weights"])
+    notes = [f"Students: {options.steps} batches of 32 each, from their teacher's weights"]
+    comparison = compare(rows, notes=[*notes, f"All at temperature {options.temperature:g}"])
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / options.folder.name
     write_json(path.with_suffix(".json"), {**provenance(), **to_json(comparison)})
@@ -91,13 +94,13 @@ def _distil(config: DistillConfig) -> Path:
 
 
 def _contestants(
-    teachers: Mapping[str, Sequence[Path]], students: Mapping[tuple[str, int], Sequence[Path]]
+    teachers: Mapping[str, Sequence[Path]], students: Mapping[tuple[str, int], Sequence[Path]], temperature: float
 ) -> dict[str, list[Contestant]]:
     """Training runs by label: `lfm@16` with their own sampler, `lfm@4` in Euler steps, `lfm.students@4`."""
     found: dict[str, list[Contestant]] = {}
 
     def add(name: str, runs: Sequence[Path], solver: str | None = None, solver_steps: int | None = None) -> None:
-        loading = partial(load, name, env=EnvSpec(), solver=solver, solver_steps=solver_steps)
+        loading = partial(load, name, env=EnvSpec(), solver=solver, solver_steps=solver_steps, temperature=temperature)
         for contestant in (loading(find_checkpoint(run)) for run in runs):
             label = f"{name}@{contestant.nfe}"
             found.setdefault(label, []).append(replace(contestant, label=label))

@@ -185,16 +185,16 @@ def _selected(
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
-    """Print the tables and write them, the figures and the picture."""
+    """Write the tables, the figures and the picture, then print the tables: whoever reads them may go away."""
     from lfm_policy.evaluation.comparison_plots import draw
     from lfm_policy.evaluation.comparison_report import report, to_json
     from lfm_policy.evaluation.files import replacing, write_json
     from lfm_policy.provenance import provenance
 
     text = report(comparison)
-    print(text)
     write_json(folder / "comparison.json", {**provenance(), **to_json(comparison)})
     with replacing(folder / "comparison.txt") as temporary:
         temporary.write_text(text)
     draw(comparison, folder / "comparison.png")
+    print(text)
     print(f"written: comparison.json, comparison.txt, comparison.png and rows/ in {folder}")

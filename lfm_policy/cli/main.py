@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -54,13 +55,20 @@ def run(command: str, arguments: list[str], prog: str) -> int:
     try:
         with _interrupted_by_sigterm():
             if hasattr(module, "main"):
-                return module.main(arguments, prog)
-            return call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
+                code = module.main(arguments, prog)
+            else:
+                code = call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
+        sys.stdout.flush()  # where a reader that has gone is noticed at last, and not as the interpreter ends
+        return code
     except LFMError as error:
         return quiet_exit(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # what reads our output has gone, as `| head` does: an end without a word, with the exit code that rich gives it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 @contextmanager

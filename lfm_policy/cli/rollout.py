@@ -88,10 +88,10 @@ def rollout(
         n_recorded=n_paths if paths else 0,
         progress=True,
     )
-    print_evaluation(evaluation, checkpoint)
-    # first of all: a video that goes wrong must not cost the results
+    # first of all: neither a video that goes wrong nor a reader who goes away must cost the results
     if json is not None:
         write_json(json, evaluation.to_json())
+    print_evaluation(evaluation, checkpoint)
     written = [json, _draw(evaluation, paths), *_film(evaluation, video, poster, n_video)]
     if any(written):
         _line("written", ", ".join(name for name in written if name))
