@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint benchmark benchmark-pusht
+.PHONY: install demo test lint benchmark benchmark-pusht benchmark-temperature
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -21,12 +21,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/lfm demo --config configs/small/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
 
-# The tables of results/robomimic and results/pusht, hours of two cores each; what is done is not done again.
+# The tables of results/robomimic, results/pusht and results/temperature, hours of two cores each; what is done is not done again.
 # PushT needs a copy of its recording: make benchmark-pusht PUSHT=pusht_cchi_v7_replay.zarr
 PUSHT ?= pusht_cchi_v7_replay.zarr
 TASKS := lift can square toolhang transport
 .PHONY: $(TASKS:%=benchmark-%)
-benchmark: benchmark-pusht $(TASKS:%=benchmark-%)
+benchmark: benchmark-pusht $(TASKS:%=benchmark-%) benchmark-temperature
 
 benchmark-pusht: install
 	$(BIN)/lfm sweep --config configs/sweep/pusht.yaml --tasks.pusht.source $(PUSHT) --output_dir runs/benchmark \
@@ -34,6 +34,12 @@ benchmark-pusht: install
 
 $(TASKS:%=benchmark-%): benchmark-%: install
 	$(BIN)/lfm sweep --config configs/sweep/$*.yaml --output_dir runs/benchmark --results results/robomimic
+
+# Cooler noise: further rollouts of the checkpoints that the sweeps above left, see docs/what_works.md.
+benchmark-temperature: benchmark-pusht benchmark-lift benchmark-can benchmark-square
+	$(BIN)/lfm sweep --config configs/sweep/pusht_temperature.yaml --tasks.pusht.source $(PUSHT) \
+	  --output_dir runs/benchmark --results results/temperature
+	$(BIN)/lfm sweep --config configs/sweep/temperature.yaml --output_dir runs/benchmark --results results/temperature
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
