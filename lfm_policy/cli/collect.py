@@ -82,9 +82,10 @@ def collect(
         if (folder := attempts_folder(Path(out))).exists():
             print(f"{folder}: keeps the finished attempts; go on with --resume true", file=sys.stderr)
         raise
-    print_collected(collected)
     if json is not None:
         write_json(json, collected.to_json())
+    print_collected(collected)
+    if json is not None:
         print(f"written    {json}")
     return 0
 

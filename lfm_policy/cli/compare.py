@@ -96,6 +96,10 @@ def compare(
     notes = [f"trained on different data ({told})" for told in check_data(every, allow_different_data)]
     contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
     sampled = _contestants(entries, env, max_steps, steps, warmths)
+    if len(sampled) < 2:
+        raise LFMError(
+            f"compare: {next(iter(sampled))} alone; it has no sampler to choose, give another policy beside it"
+        )
     _check_baseline(baseline, list(sampled))
     check_file_names({label: runs[:1] if selecting else runs for label, runs in sampled.items()})
 

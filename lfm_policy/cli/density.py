@@ -72,9 +72,9 @@ def evaluate(config: DensityConfig) -> int:
     total = sum(len(getattr(table, part)[: config.evaluation.rows]) for part in PARTS)
     with progress_bar("likelihoods", total, unit="row") as bar:
         found = figures(density, table, config.evaluation.rows, bar.update)
-    print(told(found))
     facts = {"table": table.name, "source": table.source, "seeds": [config.seed]}
     write_json(Path(config.output_dir) / EVALUATION_FILE, {**provenance(), **facts, **found})
+    print(told(found))
     return 0
 
 

@@ -180,9 +180,9 @@ def evaluate(
     place = pipeline or config.output_dir
     check_outputs({"json": json}, config.overwrite)
     found = evaluate_pipeline(config, place, features, n, sample_seed, batch_size)
-    print(told(found))
     out = Path(json) if json else Path(place) / "evaluation.json"
     write_json(out, {**provenance(), "seeds": [sample_seed], **found})
+    print(told(found))
     print(f"figures: {out}")
     return 0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -32,7 +33,35 @@ FLAGS_ONLY = {"collect", "demo"}  # whose required parameters are flags too
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lfm COMMAND ...`; exit code 2 with one line on stderr for what the user can mend."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _while_read(lambda: _main(given))
+
+
+def run(command: str, arguments: list[str], prog: str) -> int:
+    """Run one command by name, as `prog`: its module's `main`, else the function of its name."""
+    return _while_read(lambda: _run(command, arguments, prog))
+
+
+def _while_read(work: Callable[[], int]) -> int:
+    """Its exit code; 1 without a word, as rich has it, where whoever reads our output has gone, as `| head` does."""
+    try:
+        code = work()
+        sys.stdout.flush()  # or it would be noticed only as the interpreter ends
+        return code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # another pipe was broken
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _reader_is_gone() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -43,11 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: lfm has no command '{command}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return run(command, rest, f"lfm {command}")
+    return _run(command, rest, f"lfm {command}")
 
 
-def run(command: str, arguments: list[str], prog: str) -> int:
-    """Run one command by name, as `prog`: its module's `main`, else the function of its name."""
+def _run(command: str, arguments: list[str], prog: str) -> int:
     from lfm_policy.cli.parser import call, quiet_exit
     from lfm_policy.flow.errors import LFMError
 
@@ -55,20 +83,13 @@ def run(command: str, arguments: list[str], prog: str) -> int:
     try:
         with _interrupted_by_sigterm():
             if hasattr(module, "main"):
-                code = module.main(arguments, prog)
-            else:
-                code = call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
-        sys.stdout.flush()  # where a reader that has gone is noticed at last, and not as the interpreter ends
-        return code
+                return module.main(arguments, prog)
+            return call(getattr(module, command), arguments, prog, as_positional=command not in FLAGS_ONLY)
     except LFMError as error:
         return quiet_exit(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # what reads our output has gone, as `| head` does: an end without a word, with the exit code that rich gives it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 @contextmanager

@@ -118,6 +118,8 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
         _line("score", f"{score}, the mean of each episode's highest reward", style="bold")
     _line("episode", f"{summary['mean_steps']:.1f} steps, return {summary['mean_return']:.2f}")
     chunk = f"{summary['nfe']} network evaluations, {_count(summary['multiply_adds'])} multiply-adds"
+    if (warmth := (context["checkpoint"].get("sampler") or {}).get("temperature")) is not None:
+        chunk += f", temperature {warmth:g}"
     if latency["p50"] is not None:
         chunk += f", {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms p95"
     _line("chunk", chunk)

@@ -100,13 +100,13 @@ def write(task: str, comparison: Comparison, is_whole: bool, config: SweepConfig
     if config.results and is_whole:
         folders[Path(config.results)] = task
     text = report(comparison)
-    print(f"\n{task}: {text}", flush=True)
     for folder, name in folders.items():
         _make_folder("results", folder)
         write_json(folder / f"{name}.json", {**provenance(), **to_json(comparison)})
         with replacing(folder / f"{name}.txt") as temporary:
             temporary.write_text(text)
         draw(comparison, folder / f"{name}.png")
+    print(f"\n{task}: {text}", flush=True)  # at last: whoever reads it may go away
 
 
 def _check(config: SweepConfig, runs: Sequence[Run]) -> None:

@@ -21,7 +21,7 @@ from lfm_policy.flow.errors import LFMError
 ALPHA = 0.05
 # networks of equal weights differ by so much in their multiply-adds: one wide network has more than N narrow ones
 ARITHMETIC = 0.15
-WARMTH = re.compile(r"[.@]temperature[\d.]+$")  # of a label
+WARMTH = re.compile(r"[.@]temperature[\d.e+-]+$")  # of a label
 Interval = tuple[float, float]
 
 
@@ -184,23 +184,23 @@ def compare(
 
 
 def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
-    """Whether a pair says something: equal points, or what differs is name, training, evaluations or temperature.
+    """Whether a pair says something: equal points, or one of name, training, evaluations and temperature differs.
 
-    Of two names with different points, training must be equal, temperature where both have one, and evaluations or
-    multiply-adds of a chunk. A label without a point meets one with a point only if the other name has no label
-    without: `bare` are names that have. Policies without noise meet others at every temperature.
+    Policies without noise have any temperature. Of two names with different points, temperature and training must be
+    equal, and evaluations or multiply-adds of a chunk. A label without a point meets one with a point only if the
+    other name has no label without: `bare` are names that have.
     """
     first, second = a.first, b.first
-    if (first.temperature is None) != (second.temperature is None):
+    warm = None in (first.temperature, second.temperature) or first.temperature == second.temperature
+    if warm:
         a, b = (replace(method, label=WARMTH.sub("", method.label)) for method in (a, b))
     if a.point == b.point:
         return True
     trained, nfe = _equal(first.step, second.step), _equal(first.nfe, second.nfe)
-    warm = None in (first.temperature, second.temperature) or first.temperature == second.temperature
     if a.name == b.name:
         return (trained, nfe, warm).count(False) <= 1
     if not (a.point and b.point):
-        return not {a.name, b.name} <= set(bare)
+        return warm and not {a.name, b.name} <= set(bare)
     return trained and warm and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
 
 

@@ -129,6 +129,7 @@ def _notes(comparison: Comparison) -> list[str]:
     several = any(len(method.runs) > 1 for method in comparison.methods)
     exact, crossed = any(pair.is_exact for pair in pairs), any(not pair.is_exact for pair in pairs)
     told = [f"Simulator and policy noise are functions of the seed: every policy met the same {n} episodes."]
+    told += _temperatures(comparison)
     told += [f"Note: {note.removesuffix('.')}." for note in comparison.notes]
     told.append(
         "success: Wilson's interval" + ("; over several training runs, as wide as they vary." if several else ".")
@@ -157,6 +158,18 @@ def _notes(comparison: Comparison) -> list[str]:
     elif any(len(method.runs) == 1 for method in comparison.methods):
         told.append("Where a policy has one training run, the interval knows nothing of how its training varies.")
     return told
+
+
+def _temperatures(comparison: Comparison) -> list[str]:
+    """What noise chunks began from, where that was not the same for all, or not that of training."""
+    found: dict[float, list[str]] = {}
+    for method in comparison.methods:
+        if method.first.temperature is not None:
+            found.setdefault(method.first.temperature, []).append(method.label)
+    if set(found) <= {1.0}:
+        return []
+    named = "; ".join(f"{warmth:g}: {', '.join(labels)}" for warmth, labels in found.items())
+    return [f"Temperature, the standard deviation of the noise that chunks begin from, 1 in training: {named}."]
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def load(
     solver: str | None = None,
     temperature: float | None = None,
 ) -> Contestant:
-    """A checkpoint, with another number of solver steps, or at another temperature, where it has them to choose."""
+    """A checkpoint, with another number of solver steps and at another temperature, each only if its sampler has it."""
     source = CheckpointSource(folder.resolve())  # workers of other machines start elsewhere
     policy: Any = source()
     points = []

@@ -7,6 +7,7 @@ cannot hang, since every worker has its own pipe and no lock is shared.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -136,7 +137,8 @@ def process_pool(
     def give(connection: Connection) -> None:
         for index, seed in remaining:
             given[connection] = (index, seed)
-            connection.send(seed)
+            with contextlib.suppress(BrokenPipeError):  # who receives from it is told that it has died
+                connection.send(seed)
             return
 
     with _workers(start, n_procs) as workers:

@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """A policy by its checkpoint's folder; what else is given changes how it is sampled."""
+    """A policy by its checkpoint's folder, sampled by what solver, steps and temperature are given."""
 
     folder: Path
     solver: str | None = None

@@ -1,4 +1,4 @@
-"""The noise that chunks are drawn from, and how flows are pulled from it."""
+"""How chunks are drawn from noise: its temperature, and the solver that pulls flows from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sampler(Solver):
 
 
 def checked_temperature(name: str, value: float | None) -> float | None:
-    """The temperature, None for 1; LFMError where it is none."""
+    """The temperature, None for 1; LFMError, naming the field, where it is negative or not finite."""
     if value is not None and not 0 <= value < math.inf:
         raise LFMError(f"{name}: {value} must be 0 or more")
     return None if value == 1 else value

@@ -63,6 +63,10 @@ class TaskConfig:
             if getattr(self, field) < 1:
                 raise LFMError(f"tasks: {field} {getattr(self, field)} must be 1 or more")
         _check_settings("tasks: settings", self.settings)
+        if "samplers" in self.settings:
+            raise LFMError(
+                "tasks: settings: samplers belong to methods, which do not all have the same; move them there"
+            )
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def _check_alike(first: Run, other: Run) -> None:
 
 
 def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: int, budget: float) -> Run:
-    settings = {**config.tasks[task].settings, **(config.methods[method] or {})}
+    settings = flat(config.tasks[task].settings) | flat(config.methods[method] or {})
     further = settings.pop("samplers", None) or ()
     if not isinstance(further, list | tuple):
         raise LFMError(f"methods.{method}: samplers {further} must be a list, as [euler 1]")
@@ -195,7 +199,8 @@ def _run(config: SweepConfig, read: ReadConfig, task: str, method: str, seed: in
     try:
         trained = at_budget(read(arguments), budget)
         samplers = (Sampler(), *(_sampler(text, trained) for text in further))
-        if len(set(samplers)) < len(samplers):  # their rows would pass for those of two training runs
+        resulting = [METHODS[trained.method].sampled(trained, *sampler) for sampler in samplers]
+        if any(config in resulting[:k] for k, config in enumerate(resulting)):  # as if there were two training runs
             raise LFMError(f"samplers {further} must be a list that names each once, as [euler 1]")
         return Run(task, method, seed, budget, trained, samplers, len(config.budgets) > 1)
     except LFMError as error:
@@ -225,7 +230,9 @@ def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
 def _sampler(text: object, config: TrainConfig) -> Sampler:
     found = SAMPLER.fullmatch(str(text))
     if not found or not str(text):
-        raise LFMError(f"samplers: '{text}' is none; write method and steps, temperature, or all, as 'euler 1'")
+        raise LFMError(
+            f"samplers: '{text}' is none; write method and steps, temperature, or both, as 'euler 1 temperature 0.5'"
+        )
     method, steps, warmth = found["method"], found["steps"], found["temperature"]
     known = METHODS[config.method].samplers
     if not known or method not in (None, *known):

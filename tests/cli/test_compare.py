@@ -264,6 +264,10 @@ def make_others(folder: Path) -> None:
         ("a b --n_procs 0", "--n_procs 0: must be 1 or more"),
         ("a b --solver_steps 1,x", "--solver_steps 1,x: must be whole numbers"),
         ("a b --temperatures 1,-1", "--temperatures 1,-1: must be numbers of 0 or more, as 1,0.5"),
+        (
+            "other --temperatures 1,0.5",
+            "compare: other alone; it has no sampler to choose, give another policy beside it",
+        ),
         ("a b --n_rolouts 3", "unknown field 'n_rolouts'; did you mean 'n_rollouts'?"),
     ],
 )

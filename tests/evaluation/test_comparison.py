@@ -284,6 +284,21 @@ def test_pairs_of_two_names_have_one_temperature() -> None:
     }
 
 
+def test_students_meet_their_teacher_at_every_temperature() -> None:
+    """Those of a distillation have steps of their own, and no number of solver steps in their label."""
+    teacher = [at(f"lfm@2.temperature{t:g}", t) for t in (1, 1e-5)]
+    students = [replace(at(f"students@temperature{t:g}", t), step=7.0, nfe=4) for t in (1, 1e-5)]
+    pairs = {pair.labels for pair in compared(*teacher, *students, evaluated("direct", B)).pairs}
+    assert {("lfm@2.temperature1", "students@temperature1"), ("lfm@2.temperature1e-05", "direct")} <= pairs
+    assert ("lfm@2.temperature1", "students@temperature1e-05") not in pairs
+
+
+def test_reports_tell_temperatures_that_differ() -> None:
+    text = report(compared(at("a", 0.5), at("b", None), evaluated("direct", B)))
+    assert "1 in training: 0.5: a; 1: b." in " ".join(text.split())
+    assert "emperature" not in report(compared(at("a", None), at("b", 1.0)))
+
+
 def test_one_name_at_another_budget_and_temperature_differs_in_two_things() -> None:
     early = replace(at("a@0.5.temperature0.5", 0.5), step=50.0)
     assert compared(at("a@1", None), early).pairs == ()

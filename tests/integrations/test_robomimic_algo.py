@@ -281,6 +281,19 @@ def test_stages_end_with_epochs_nearest_to_their_share(n_epochs: int, shares: li
         assert all(abs(end - want) <= 3.5 for end, want in zip(ends, ideal, strict=True))
 
 
+def test_a_config_from_before_a_field_was_there_has_its_default(data: Path) -> None:
+    """robomimic builds a checkpoint's config from its JSON alone, and locks it."""
+    from robomimic.config import config_factory
+
+    values = json.loads(begin(tiny_config(data)).config.dump())
+    now = config_factory("lfm", dic=copy.deepcopy(values))
+    del values["algo"]["sampler"]["temperature"]
+    before = config_factory("lfm", dic=values)
+    for config in (now, before):
+        config.lock()
+    assert train_config(before) == train_config(now)
+
+
 def test_fewer_epochs_than_stages_divide_their_steps() -> None:
     stages = whole_epochs([Stage(n, 10) for n in (1, 2, 3, 4)], n_epochs=2, steps_per_epoch=3)  # as --debug has it
     assert sum(stage.steps for stage in stages) == 6

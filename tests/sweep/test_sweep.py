@@ -282,6 +282,11 @@ def test_a_tasks_settings_are_those_of_all_its_methods_but_for_their_own(tmp_pat
     assert {run.sampler.temperature for run in runs.values()} == {0.5}
     rates = {name: run.training.learning_rate for name, run in runs.items()}
     assert rates == {"lfm": 5e-3, "fm": 2e-3, "regression": 5e-3}
+    nested = replace(config, tasks={"point": replace(tasks["point"], settings={"sampler": {"temperature": 0.5}})})
+    (run,) = runs_of(replace(nested, methods={"lfm": {"sampler": {"steps": 1}}}))
+    assert (run.config.sampler.temperature, run.config.sampler.steps) == (0.5, 1)
+    with pytest.raises(LFMError, match="tasks: settings: samplers belong to methods"):
+        replace(config.tasks["point"], settings={"samplers": ["euler 1"]})
     with pytest.raises(LFMError, match="tasks: settings: seed is the sweep's own; leave it out"):
         replace(config.tasks["point"], settings={"seed": 1})
 
@@ -318,6 +323,10 @@ def test_waves_end_with_whole_tables(tmp_path: Path, data: Path) -> None:
         ),
         ({"methods": {"lfm": {"samplers": ["midpoint 2"]}}}, r"'midpoint 2' is what its runs have as their own"),
         ({"methods": {"lfm": {"samplers": ["temperature 1"]}}}, r"'temperature 1' is what its runs have as their own"),
+        (
+            {"methods": {"lfm": {"samplers": ["euler 1", "euler 1 temperature 1"]}}},
+            r"samplers .* must be a list that names each once",
+        ),
         ({"methods": {"lfm": {"samplers": ["temperature -1"]}}}, r"'temperature -1' is none; write method"),
         ({"methods": {"mip": {"method": "mip", "samplers": ["temperature 0"]}}}, r"it has no choice"),
         (

@@ -89,7 +89,8 @@ def _checked(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     kind, names = SECTIONS[section]
     checked = {}
     for name in names:
-        default, value = getattr(kind(), name), values[name]
+        default = getattr(kind(), name)
+        value = values.get(name, default)  # a checkpoint may be older than the field
         if not _alike(value, default):
             raise LFMError(f"algo.{section}.{name}: {value!r} is not like its default, {default!r}")
         checked[name] = _as_kind(value, default)
