@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/lfm demo --config configs/small/lift.yaml --output_dir runs/demo --n_procs 2 --overwrite true
 
-# The tables of results/robomimic, results/pusht and results/temperature, hours of two cores each; what is done is not done again.
+# The tables of results/{robomimic,pusht,temperature}, hours of two cores each; what is done is not done again.
 # PushT needs a copy of its recording: make benchmark-pusht PUSHT=pusht_cchi_v7_replay.zarr
 PUSHT ?= pusht_cchi_v7_replay.zarr
 TASKS := lift can square toolhang transport

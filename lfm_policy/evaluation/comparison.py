@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +20,6 @@ from lfm_policy.flow.errors import LFMError
 ALPHA = 0.05
 # networks of equal weights differ by so much in their multiply-adds: one wide network has more than N narrow ones
 ARITHMETIC = 0.15
-WARMTH = re.compile(r"[.@]temperature[\d.e+-]+$")  # of a label
 Interval = tuple[float, float]
 
 
@@ -192,16 +190,26 @@ def differ_in_one_thing(a: Method, b: Method, bare: Collection[str]) -> bool:
     """
     first, second = a.first, b.first
     warm = None in (first.temperature, second.temperature) or first.temperature == second.temperature
-    if warm:
-        a, b = (replace(method, label=WARMTH.sub("", method.label)) for method in (a, b))
-    if a.point == b.point:
+    here, there = (_place(a), _place(b)) if warm else (a.point, b.point)
+    if here == there:
         return True
     trained, nfe = _equal(first.step, second.step), _equal(first.nfe, second.nfe)
     if a.name == b.name:
         return (trained, nfe, warm).count(False) <= 1
-    if not (a.point and b.point):
+    if not (here and there):
         return warm and not {a.name, b.name} <= set(bare)
     return trained and warm and (nfe or _equal(first.multiply_adds, second.multiply_adds, ARITHMETIC))
+
+
+def temperature_point(temperature: float) -> str:
+    """What a label says of a temperature: `temperature0.5`."""
+    return f"temperature{temperature:.15g}"
+
+
+def _place(method: Method) -> str:
+    """The point without its temperature."""
+    warmth = method.first.temperature
+    return method.point if warmth is None else method.point.removesuffix(temperature_point(warmth)).rstrip(".")
 
 
 def _equal(x: float | None, y: float | None, within: float = 0.02) -> bool:

@@ -14,6 +14,7 @@ import yaml
 
 from lfm_policy.data.action_space import major_minor
 from lfm_policy.data.saved import CHECKPOINTS
+from lfm_policy.evaluation.comparison import temperature_point
 from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
 from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
 from lfm_policy.evaluation.report import common, seen_seeds
@@ -163,7 +164,7 @@ def load(
         points.append(str(solver_steps))
     if temperature is not None and "temperature" in (policy.sampler or {}):
         source = replace(source, temperature=temperature)
-        points.append(f"temperature{temperature:g}")
+        points.append(temperature_point(temperature))
     if points:
         policy = source()
         label = f"{label}{'.' if '@' in label else '@'}{'.'.join(points)}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lfm_policy.evaluation.comparison import temperature_point
 from lfm_policy.evaluation.executor import Executor, Kind
 from lfm_policy.evaluation.fields import flat
 from lfm_policy.flow import LFMError
@@ -42,12 +42,12 @@ class TaskConfig:
 
     Args:
         train: YAML file of the training run that all methods share.
-        settings: fields of it that differ for all methods, such as {sampler.temperature: 1}.
         task: Lift, PushT, …, or a gymnasium id, where demonstrations are collected or converted.
         data: a file of demonstrations that is there already.
         source: recording to convert, in any layout that `lfm convert` reads.
         n_demonstrations: to collect where there is neither.
         n_rollouts: evaluation episodes of every run.
+        settings: fields of the training run that all methods share beside `train`, such as {sampler.temperature: 1}.
     """
 
     train: str
@@ -56,12 +56,12 @@ class TaskConfig:
     source: str | None = None
     n_demonstrations: int = 200
     n_rollouts: int = 200
-    settings: dict[str, Any] = dataclass_field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("n_demonstrations", "n_rollouts"):
-            if getattr(self, field) < 1:
-                raise LFMError(f"tasks: {field} {getattr(self, field)} must be 1 or more")
+        for name in ("n_demonstrations", "n_rollouts"):
+            if getattr(self, name) < 1:
+                raise LFMError(f"tasks: {name} {getattr(self, name)} must be 1 or more")
         _check_settings("tasks: settings", self.settings)
         if "samplers" in self.settings:
             raise LFMError(
@@ -103,14 +103,14 @@ class SweepConfig:
     results: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("tasks", "methods", "seeds", "budgets"):
-            values = list(getattr(self, field))
+        for name in ("tasks", "methods", "seeds", "budgets"):
+            values = list(getattr(self, name))
             if not values:
-                raise LFMError(f"{field}: is empty; name at least one")
+                raise LFMError(f"{name}: is empty; name at least one")
             if len(set(values)) < len(values):
-                raise LFMError(f"{field}: {values} names one twice; name each once")
-            if field in ("tasks", "methods") and (bad := [name for name in values if not NAME.fullmatch(name)]):
-                raise LFMError(f"{field}: '{bad[0]}' is no name; use letters, digits and . _ + -")
+                raise LFMError(f"{name}: {values} names one twice; name each once")
+            if name in ("tasks", "methods") and (bad := [value for value in values if not NAME.fullmatch(value)]):
+                raise LFMError(f"{name}: '{bad[0]}' is no name; use letters, digits and . _ + -")
         for method, settings in self.methods.items():
             _check_settings(f"methods.{method}", settings)
         if self.baseline and self.baseline not in self.methods:
@@ -135,7 +135,7 @@ class Sampler(NamedTuple):
     def name(self) -> str:
         """`euler1`, `temperature0.5`, `euler1.temperature0.5`, or nothing for the checkpoint's own."""
         solver = [] if self.method is None else [f"{self.method}{self.steps}"]
-        return ".".join(solver + ([] if self.temperature is None else [f"temperature{self.temperature:g}"]))
+        return ".".join(solver + ([] if self.temperature is None else [temperature_point(self.temperature)]))
 
 
 class Run(NamedTuple):
@@ -178,11 +178,11 @@ def plan_runs(config: SweepConfig, read: ReadConfig) -> list[Run]:
 
 def _check_alike(first: Run, other: Run) -> None:
     """LFMError where two runs of a task would not learn from the same data or act in the same environment."""
-    for field in ALIKE:
-        was, now = (getattr(run.config.data, field) for run in (first, other))
+    for name in ALIKE:
+        was, now = (getattr(run.config.data, name) for run in (first, other))
         if was != now:
             raise LFMError(
-                f"methods.{other.method}: data.{field} {now} is not that of {first.method}, {was}; methods of a sweep "
+                f"methods.{other.method}: data.{name} {now} is not that of {first.method}, {was}; methods of a sweep "
                 "learn from the same data, give it to all in the task's training file"
             )
 

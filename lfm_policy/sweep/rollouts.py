@@ -47,7 +47,7 @@ def evaluate_runs(runs: Sequence[Run], seeds: range, executor: Executor, progres
 
 
 def label(run: Run, sampler: Sampler) -> str:
-    """`lfm`, `lfm@0.25`, `lfm@euler1`: the method, its budget if there are several, its sampler if not its own."""
+    """`lfm@0.25.euler1`: the method, its budget if there are several, its sampler if it is not the checkpoint's own."""
     points = [f"{run.budget:g}"] if run.has_budgets else []
     points += [sampler.name] if sampler.name else []
     return "@".join([run.method, ".".join(points)]) if points else run.method
