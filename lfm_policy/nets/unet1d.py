@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from lfm_policy.nets.embedding import TimeEmbedding
 
+SHORT = 8  # steps; of longer chunks torch's convolution is as fast
+
 
 class Mish(nn.Module):
     """x tanh(log(1 + e^x)), from operations whose gradients vectorise: those of torch's own are taken one by one."""
@@ -26,21 +28,21 @@ class Mish(nn.Module):
 
 
 class Conv1d(nn.Conv1d):
-    """torch's convolution along the chunk, but a single chunk goes through the product of its windows and the weights.
+    """torch's convolution along the chunk; on a CPU, of single or short chunks by the product of windows and weights.
 
-    torch multiplies the weights by that chunk's few columns, which takes longer on a CPU than its rows by the weights:
-    twice as long in networks of Table A.3 (`results/chunk_latency.json`).
+    torch multiplies the weights by a chunk's few columns, which takes longer there than its rows by the weights: for a
+    single chunk, and for the gradients at a UNet's coarser levels (`results/convolution.json`).
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in, T) -> (B, out, T')."""
-        if len(input) > 1 or torch.is_grad_enabled() or input.device.type != "cpu":
+        if input.device.type != "cpu" or (len(input) > 1 and input.shape[2] > SHORT):
             return super().forward(input)
         assert isinstance(self.padding, tuple)
-        padded = nn.functional.pad(input[0], 2 * self.padding)
-        windows = padded.unfold(1, self.kernel_size[0], self.stride[0])  # (in, T', size)
-        rows = nn.functional.linear(windows.transpose(0, 1).flatten(1), self.weight.flatten(1), self.bias)
-        return rows.t()[None]
+        padded = nn.functional.pad(input, 2 * self.padding)
+        windows = padded.unfold(2, self.kernel_size[0], self.stride[0])  # (B, in, T', size)
+        rows = nn.functional.linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias)
+        return rows.transpose(1, 2)
 
 
 class ConvBlock(nn.Sequential):

@@ -1,4 +1,4 @@
-"""A single chunk without gradients takes a way of its own, to where torch's convolution and activation lead."""
+"""Single and short chunks take a way of their own, to where torch's convolution and activation lead."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from lfm_policy.nets.unet1d import Conv1d, Mish
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(5, 1, 2), (3, 2, 1), (1, 1, 0), (3, 1, 1), (7, 3, 2)])
-@pytest.mark.parametrize("length", [7, 16])
-def test_convolution_is_torchs(size: int, stride: int, padding: int, length: int) -> None:
+@pytest.mark.parametrize(("batch", "length"), [(1, 7), (1, 16), (5, 7), (5, 16)])
+def test_convolution_and_its_gradients_are_torchs(
+    size: int, stride: int, padding: int, batch: int, length: int
+) -> None:
     torch.manual_seed(size)
     conv = Conv1d(6, 4, size, stride=stride, padding=padding).double()
-    x = torch.randn(1, 6, length, dtype=torch.float64)
-    want = nn.functional.conv1d(x, conv.weight, conv.bias, stride, padding)
-    with torch.no_grad():
-        torch.testing.assert_close(conv(x), want)
-        # a view whose rows lie apart, as a transposed chunk is
-        torch.testing.assert_close(conv(x.transpose(1, 2).contiguous().transpose(1, 2)), want)
+    x = torch.randn(batch, 6, length, dtype=torch.float64, requires_grad=True)
+    got, want = conv(x), nn.functional.conv1d(x, conv.weight, conv.bias, stride, padding)
+    torch.testing.assert_close(got, want)
+    inputs, gradient = (x, *conv.parameters()), torch.randn_like(want)
+    torch.testing.assert_close(torch.autograd.grad(got, inputs, gradient), torch.autograd.grad(want, inputs, gradient))
+    # a view whose rows lie apart, as a transposed chunk is
+    torch.testing.assert_close(conv(x.transpose(1, 2).contiguous().transpose(1, 2)), want)
 
 
 def test_activation_is_mish() -> None:
