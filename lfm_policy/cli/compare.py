@@ -77,7 +77,13 @@ def compare(
     steps, warmths = parse_steps(solver_steps), parse_temperatures(temperatures)
 
     from lfm_policy.evaluation.contest import Contest, check_file_names, prepare_folder
-    from lfm_policy.evaluation.contestants import check_data, check_environment, check_seeds, parse_entries
+    from lfm_policy.evaluation.contestants import (
+        check_data,
+        check_environment,
+        check_seeds,
+        parse_entries,
+        unfinished_notes,
+    )
     from lfm_policy.evaluation.environment import EnvSpec
     from lfm_policy.evaluation.executor import Executor
 
@@ -108,6 +114,7 @@ def compare(
         entries, told = _selected(contest, entries, loaded, selected)
         notes += told
         sampled = _contestants(entries, env, max_steps, steps, warmths)
+    notes += unfinished_notes([run for runs in sampled.values() for run in runs])
     from lfm_policy.evaluation.comparison import compare as compared
 
     _write(compared(contest.evaluate(sampled, reported), baseline, notes), contest.folder)

@@ -100,6 +100,8 @@ def rollout(
 
 def print_evaluation(evaluation: Evaluation, name: str) -> None:
     """Print what rollouts came to, a line a subject."""
+    from lfm_policy.evaluation.report import unfinished
+
     summary, context = evaluation.summary, evaluation.context
     (low, high), latency, seeds = summary["wilson95"], summary["latency_ms"], context["seeds"]
     successes, n = summary["n_success"], summary["n_rollouts"]
@@ -124,6 +126,8 @@ def print_evaluation(evaluation: Evaluation, name: str) -> None:
         chunk += f", {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms p95"
     _line("chunk", chunk)
     _line("time", f"{context['wall_seconds']:.1f} s with {workers}")
+    if told := unfinished(context["checkpoint"]):
+        _note(f"warning: a checkpoint in the middle of its training, {told}")
     for first, last in context.get("seen_seeds", []):
         _note(f"warning: its demonstrations were recorded on seeds {first} to {last}: nothing new began there")
 

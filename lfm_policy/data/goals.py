@@ -66,10 +66,10 @@ def hold_goals(file: h5py.File, names: Sequence[str], env_args: Mapping[str, Any
     return _seen_as_goals(env_args, _series(file, names[:SEEN_DEMONSTRATIONS]))
 
 
-def action_key_of(path: str | Path, representation: Representation) -> str:
-    """`action_key` of all demonstrations of a file."""
+def action_key_of(path: str | Path, representation: Representation, filter_key: str | None = None) -> str:
+    """`action_key` of the demonstrations of a filter key, of all if there is none."""
     with hdf5.open_hdf5(path) as file:
-        return action_key(file, hdf5.demo_names(file), hdf5.read_env_args(file), representation)
+        return action_key(file, hdf5.chosen_names(file, filter_key), hdf5.read_env_args(file), representation)
 
 
 def _gripper_keys(actions_dim: int) -> list[str]:

@@ -78,6 +78,11 @@ def mask_names(file: h5py.File, filter_key: str) -> list[str]:
     return in_order(file, known[filter_key], f"mask/{filter_key}")
 
 
+def chosen_names(file: h5py.File, filter_key: str | None) -> list[str]:
+    """The demonstrations of a filter key, all if there is none; LFMError as of `demo_names` and `mask_names`."""
+    return demo_names(file) if filter_key is None else mask_names(file, filter_key)
+
+
 def in_order(file: h5py.File, names: Iterable[str], source: str) -> list[str]:
     """`names` in the order of `demo_names`; LFMError if one of them is not in the file or none is given."""
     wanted, present = set(names), demo_names(file)
@@ -88,9 +93,9 @@ def in_order(file: h5py.File, names: Iterable[str], source: str) -> list[str]:
     return [name for name in present if name in wanted]
 
 
-def seed_ranges(file: h5py.File) -> list[tuple[int, int]]:
-    """First and last of each run of seeds that demonstrations were recorded on, as far as they tell them."""
-    told = (file["data"][name].attrs.get("seed") for name in demo_names(file))
+def seed_ranges(file: h5py.File, names: Iterable[str]) -> list[tuple[int, int]]:
+    """First and last of each run of seeds that these demonstrations were recorded on, as far as they tell them."""
+    told = (file["data"][name].attrs.get("seed") for name in names)
     ranges: list[tuple[int, int]] = []
     for seed in sorted({int(seed) for seed in told if isinstance(seed, np.integer | int)}):
         follows = bool(ranges) and seed == ranges[-1][1] + 1

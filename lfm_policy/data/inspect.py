@@ -168,12 +168,21 @@ def describe_strategies(file: h5py.File, demos: list[str]) -> dict[str, str]:
     """Which strategies a scripted expert chose, and in how many demonstrations; empty where none is told."""
     counts: dict[str, Counter[str]] = {}
     for demo in demos:
-        for choice, value in json.loads(file["data"][demo].attrs.get("strategy", "{}")).items():
-            counts.setdefault(f"strategy: {choice}", Counter())[value] += 1
+        for choice, value in _strategy(file["data"][demo].attrs.get("strategy", "{}")).items():
+            counts.setdefault(f"strategy: {choice}" if choice else "strategy", Counter())[value] += 1
     return {
         choice: ", ".join(f"{value} {count}" for value, count in sorted(counted.items()))
         for choice, counted in counts.items()
     }
+
+
+def _strategy(told: object) -> dict[str, str]:
+    """Choices by their names, as our experts write them; what another recorder wrote is one of no name."""
+    try:
+        choices = json.loads(str(told))
+    except ValueError:
+        choices = told
+    return {name: str(value) for name, value in (choices if isinstance(choices, dict) else {"": choices}).items()}
 
 
 def _read(file: h5py.File, demos: list[str]) -> _Contents:

@@ -70,7 +70,7 @@ def read_demonstrations(
 
 
 def _choose(file: h5py.File, filter_key: str | None, names: Sequence[str] | None) -> list[str]:
-    chosen = hdf5.demo_names(file) if filter_key is None else hdf5.mask_names(file, filter_key)
+    chosen = hdf5.chosen_names(file, filter_key)
     if names is not None:
         wanted = hdf5.in_order(file, names, "names")
         present = set(chosen)
@@ -143,19 +143,22 @@ def split_names(
 ) -> tuple[list[str], list[str]]:
     """The demonstrations to train on and those to validate on.
 
-    `mask/train` and `mask/valid` where the file has both (within `filter_key`, if given), else a split by
-    whole episodes. LFMError if a demonstration is in both masks.
+    `mask/train` and `mask/valid` where the file has both (within `filter_key`, if given), else a split by whole
+    episodes, of `mask/train` where it has that. LFMError if a demonstration is in both masks.
     """
     with hdf5.open_hdf5(path) as file:
         chosen = _choose(file, filter_key, None)
-        if not {"train", "valid"} <= hdf5.masks(file).keys():
-            return split_episodes(chosen, valid_fraction, seed)
-        train, valid = (hdf5.mask_names(file, key) for key in ("train", "valid"))
+        masks, present = hdf5.masks(file), set(chosen)
+        train, valid = (
+            [name for name in hdf5.mask_names(file, key) if name in present] if key in masks else None
+            for key in ("train", "valid")
+        )
+        if train is None or valid is None:
+            return split_episodes(chosen if train is None else train, valid_fraction, seed)
         both = sorted(set(train) & set(valid))
         if both:
             raise LFMError(f"{path}: {', '.join(both[:5])} in both mask/train and mask/valid; remove from one")
-        present = set(chosen)
-        return [name for name in train if name in present], [name for name in valid if name in present]
+        return train, valid
 
 
 def split_episodes(names: Sequence[str], valid_fraction: float, seed: int) -> tuple[list[str], list[str]]:
@@ -168,12 +171,14 @@ def split_episodes(names: Sequence[str], valid_fraction: float, seed: int) -> tu
     return train, [name for index, name in enumerate(names) if index in drawn]
 
 
-def dataset_identity(path: str | Path, keys: Sequence[str] = ("actions",)) -> dict[str, Any]:
+def dataset_identity(
+    path: str | Path, keys: Sequence[str] = ("actions",), filter_key: str | None = None
+) -> dict[str, Any]:
     """What a checkpoint says of its data: file name, sizes, env_args, first and last of each run of recorded seeds, and
-    the SHA-256 of names and of the datasets `keys`."""
+    the SHA-256 of names and of the datasets `keys`; of the demonstrations of `filter_key`, all if there is none."""
     digest = hashlib.sha256()
     with hdf5.open_hdf5(path) as file:
-        names = hdf5.demo_names(file)
+        names = hdf5.chosen_names(file, filter_key)
         n_frames = 0
         for name in names:
             for key in keys:
@@ -187,7 +192,7 @@ def dataset_identity(path: str | Path, keys: Sequence[str] = ("actions",)) -> di
             "n_episodes": len(names),
             "n_frames": n_frames,
             "env_args": hdf5.read_env_args(file),
-            "seed_ranges": hdf5.seed_ranges(file),
+            "seed_ranges": hdf5.seed_ranges(file, names),
         }
 
 

@@ -17,7 +17,7 @@ from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.evaluation.comparison import temperature_point
 from lfm_policy.evaluation.environment import EnvSpec, check_fit, horizon
 from lfm_policy.evaluation.fields import UNESSENTIAL, differences, flat
-from lfm_policy.evaluation.report import common, seen_seeds
+from lfm_policy.evaluation.report import common, seen_seeds, unfinished
 from lfm_policy.evaluation.rollout import CheckpointSource, RolloutJob, rollout_job
 from lfm_policy.flow.errors import LFMError
 from lfm_policy.policy import PolicySpec, find_checkpoint
@@ -25,7 +25,7 @@ from lfm_policy.policy.serialization import MODEL_FILE, read_description
 from lfm_policy.provenance import INFERENCE, SIMULATION, versions_of, without_cwd
 
 # fields of a training config in which training runs of one method may differ: theirs, and their machine's
-OWN = (*UNESSENTIAL, "seed", "teacher", "device", "threads", "data.check_version", "distillation.log_")
+OWN = (*UNESSENTIAL, "seed", "teacher", "data.check_version", "distillation.log_")
 OWN += ("distillation.checkpoint_",)
 NAME = re.compile(r"[\w.+-]+(@[\w.+-]+)?")
 
@@ -211,6 +211,12 @@ def _trained(contestant: Contestant) -> dict[str, Any]:
 
 def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat(config).items() if not name.startswith(OWN)}
+
+
+def unfinished_notes(contestants: Sequence[Contestant]) -> list[str]:
+    """Which checkpoints are in the middle of their training: their methods would come out otherwise at its end."""
+    told = {run.folder: f"{run.label} {at}" for run in reversed(contestants) if (at := unfinished(run.description))}
+    return [f"In the middle of their training: {', '.join(reversed(told.values()))}"] if told else []
 
 
 def check_data(contestants: Sequence[Contestant], allow: bool) -> list[str]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 NOTHING = "nothing"
-# fields of a training config, by how their names begin, with which a run stays the same; its data are told by a hash
+# fields of a training config, by how their names begin, with which a run stays the same (on another machine but for
+# rounding); its data are told by a hash
 UNESSENTIAL: tuple[str, ...] = ("output_dir", "resume", "overwrite", "stop_after", "rollout.", "data.path")
+UNESSENTIAL += ("device", "threads")
 UNESSENTIAL += ("data.max_memory", "training.log_", "training.valid_", "training.checkpoint_")
 
 

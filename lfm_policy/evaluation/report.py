@@ -11,7 +11,7 @@ from lfm_policy.provenance import without_cwd
 
 
 def checkpoint_identity(folder: Path, policy: Any) -> dict[str, Any]:
-    """Which policy this was: folder, training step, dataset, sampler and spec."""
+    """Which policy this was: folder, training step and how many there are, dataset, sampler and spec."""
     from lfm_policy.policy.serialization import read_description
 
     description = read_description(folder)
@@ -19,10 +19,17 @@ def checkpoint_identity(folder: Path, policy: Any) -> dict[str, Any]:
         "path": without_cwd(str(folder)),
         "type": description.get("type"),
         "step": description.get("step"),
+        "total_steps": description.get("total_steps"),
         "dataset": description.get("dataset"),
         "sampler": getattr(policy, "sampler", None),
         "spec": policy.spec.to_dict(),
     }
+
+
+def unfinished(description: Mapping[str, Any]) -> str:
+    """`step 600 of 6000` of a checkpoint in the middle of its training, "" of one at its end or that does not tell."""
+    step, total = description.get("step"), description.get("total_steps")
+    return f"step {step} of {total}" if step and total and step < total else ""
 
 
 def seen_seeds(description: Mapping[str, Any], env_id: str, seeds: range) -> list[tuple[int, int]]:

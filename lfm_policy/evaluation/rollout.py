@@ -68,7 +68,7 @@ class CheckpointSource:
         if sampler == (None, None, None):
             return policy
         try:
-            return policy.with_sampler(*sampler)
+            return policy.set_sampler(*sampler)
         except LFMError as error:
             raise LFMError(f"{self.folder}: {error}") from error
 

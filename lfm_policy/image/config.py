@@ -9,7 +9,7 @@ from lfm_policy.data.images import ImageDataConfig
 from lfm_policy.evaluation.fields import differences
 from lfm_policy.flow import LFMError, Schedule, Solver
 from lfm_policy.image.model import UNet2dConfig
-from lfm_policy.training.config import FlowConfig, TrainingConfig
+from lfm_policy.training.config import FlowConfig, TrainingConfig, as_now
 from lfm_policy.training.folder import plain
 from lfm_policy.training.students import StudentsConfig
 
@@ -122,4 +122,4 @@ class ImageConfig:
             "data.path",
         )
         free += ("data.cache_dir", "training.log_", "training.valid_", "training.checkpoint_", "sampler.")
-        return differences(other, self.to_dict(), free)
+        return differences(as_now(other), self.to_dict(), free)

@@ -67,7 +67,7 @@ class Policy(nn.Module, ABC):
         return self.chunker.chunk_seconds
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode; its noise is a function of `seed`."""
+        """Begin an episode; its noise is a function of `seed` (None: one more than the last)."""
         self.chunker.reset(seed)
 
     def act(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -116,10 +116,13 @@ class ChunkPolicy(Policy):
     def from_description(cls, spec: PolicySpec, values: dict[str, Any]) -> Self:
         """An untrained policy from its `describe`; raises KeyError, TypeError or ValueError where that is none."""
 
-    def with_sampler(
+    def set_sampler(
         self, method: str | None = None, steps: int | None = None, temperature: float | None = None
     ) -> Self:
-        """This policy, its chunks drawn by a method, in a number of steps, at a temperature; LFMError if it cannot."""
+        """Draw its chunks by a method, in a number of steps, at a temperature from now on; LFMError if it cannot.
+
+        What is not given stays. Returns the policy itself.
+        """
         raise LFMError(
             f"a policy of type {self.kind} has no sampler to choose; leave solver, solver_steps and temperature out"
         )

@@ -24,14 +24,15 @@ class ActionChunker:
     """
 
     def __init__(self, predict: Predict, spec: PolicySpec) -> None:
-        self.predict, self.spec = predict, spec
-        self.reset()
+        self.predict, self.spec, self._seed = predict, spec, 0
+        self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the episode; the next one's noise is a function of `seed` (None: 0)."""
+        """Forget the episode; the next one's noise is a function of `seed` (None: one more than the last)."""
+        self._seed = self._seed + 1 if seed is None else seed
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.spec.n_obs_steps)
         self._queue: deque[np.ndarray] = deque()
-        self._generator = named_generator(seed or 0, "act")
+        self._generator = named_generator(self._seed, "act")
         self.n_predictions = 0
         self.chunk_seconds: list[float] = []
 
@@ -57,6 +58,8 @@ class ActionChunker:
             if key not in obs:
                 raise LFMError(f"observation: key '{key}' is missing; there are {', '.join(sorted(obs))}")
             value = np.array(obs[key], dtype=np.float32)  # a copy: environments may reuse their arrays
+            if value.shape == () and dim == 1:  # files may hold such a series as (T,), too
+                value = value[None]
             if value.shape != (dim,):
                 raise LFMError(f"observation: '{key}' has shape {value.shape}, the policy was trained on ({dim},)")
             checked[key] = value

@@ -145,10 +145,10 @@ class DiffusionPolicy(FittedPolicy):
         settings = self.config.diffusion
         return {"method": settings.scheduler, "steps": settings.steps, "temperature": settings.temperature}
 
-    def with_sampler(
+    def set_sampler(
         self, method: str | None = None, steps: int | None = None, temperature: float | None = None
     ) -> Self:
-        """This policy with another scheduler (`ddpm`, `ddim`), number of steps (ddpm's own is K) or temperature."""
+        """Draw by another scheduler (`ddpm`, `ddim`), number of steps (ddpm's own is K) or temperature; returns it."""
         settings = self.config.diffusion
         own = settings.n_levels if method == "ddpm" != settings.scheduler else settings.steps
         given: Any = {"scheduler": method or settings.scheduler, "steps": own if steps is None else steps}

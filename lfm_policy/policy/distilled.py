@@ -61,10 +61,10 @@ class DistilledPolicy(ChunkPolicy):
         """The temperature, JSON-able."""
         return {"temperature": self.config.teacher.sampler.temperature}
 
-    def with_sampler(
+    def set_sampler(
         self, method: str | None = None, steps: int | None = None, temperature: float | None = None
     ) -> Self:
-        """This policy at another temperature; LFMError for a method or steps, which students do not have."""
+        """Draw its chunks at another temperature; LFMError for a method or steps, which students do not have."""
         if method is not None or steps is not None:
             raise LFMError("students take one evaluation each; leave solver and solver_steps out")
         if temperature is not None:

@@ -124,10 +124,10 @@ class LFMPolicy(FittedPolicy):
         """Solver and temperature, JSON-able."""
         return asdict(self.config.sampler)
 
-    def with_sampler(
+    def set_sampler(
         self, method: str | None = None, steps: int | None = None, temperature: float | None = None
     ) -> Self:
-        """This policy, sampled by another fixed-step method, number of steps per sub-flow, or temperature."""
+        """Draw its chunks by another fixed-step method, number of steps per sub-flow, or temperature; returns it."""
         if method is not None and method not in FIXED_STEP:
             raise LFMError(f"solver: {method} is no fixed-step method of a flow; choose from {', '.join(FIXED_STEP)}")
         given: dict[str, Any] = {"method": method, "steps": steps, "temperature": temperature}

@@ -33,7 +33,7 @@ def check_made(name: str, path: Path, task: TaskConfig, env_id: str) -> None:
 def check_seeds(path: Path, seeds: range) -> None:
     """LFMError where rollouts on `seeds` would start as demonstrations of the file at `path` did."""
     with open_hdf5(path) as file:
-        recorded = seed_ranges(file)
+        recorded = seed_ranges(file, demo_names(file))
     for first, last in recorded:
         if both := common(range(first, last + 1), seeds):
             told = f"{path} was recorded on seeds {both[0]} to {both[-1]}, which would be rolled out"

@@ -213,7 +213,7 @@ def at_budget(config: TrainConfig, budget: float) -> TrainConfig:
     if budget == 1:
         return config
     if training.steps is None:
-        changed = replace(training, epochs=max(1, round(budget * training.epochs)))
+        changed = replace(training, epochs=max(1, round(budget * training.passes)))
     else:
         changed = replace(training, steps=max(1, round(budget * training.steps)))
     warmup = round(budget * training.warmup_steps)

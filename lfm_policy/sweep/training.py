@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import multiprocessing
 import os
 import platform
@@ -28,6 +27,7 @@ from lfm_policy.sweep.plan import Run
 from lfm_policy.training import TrainConfig, Trainer
 from lfm_policy.training.config import DataConfig
 from lfm_policy.training.folder import SIGNALS
+from lfm_policy.training.logging import entries
 from lfm_policy.training.setup import identify
 
 ROWS = "rows"
@@ -128,9 +128,7 @@ def has_checkpoint(config: TrainConfig) -> bool:
 def training_seconds(run: Path) -> float:
     """Wall seconds that a run's steps took, pushes and held-out losses included, whatever its interruptions."""
     step, seconds = 0, 0.0
-    log = run / "metrics.jsonl"
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        row: dict[str, Any] = json.loads(line)
+    for row in entries(run):
         if "steps_per_second" in row and row["step"] > step:
             seconds += (row["step"] - step) / row["steps_per_second"]
             step = row["step"]

@@ -91,7 +91,7 @@ class DataConfig:
         representation: `delta` reads the dataset `actions`, `absolute` reads `actions_abs`.
         rotation: how absolute rotations are coded: `axis_angle` or `rotation_6d`.
         filter_key: only the demonstrations of this mask.
-        valid_fraction: episodes held out where the file has no masks train and valid.
+        valid_fraction: episodes held out where the file has no masks train and valid, of mask train if it has that.
         observation_normalizer: `minmax`, `standard` or `identity`.
         action_normalizer: `minmax`, `standard` or `identity`.
         max_memory_gb: larger files are read lazily.
@@ -182,18 +182,34 @@ class TrainingConfig(Optimization):
     """Optimisation of each network; steps and schedules are per sub-flow.
 
     Args:
-        steps: optimiser steps per sub-flow; if not given, `epochs` over the training windows.
-        epochs: passes over the training windows per sub-flow, where `steps` is not given.
+        steps: optimiser steps per sub-flow.
+        epochs: passes over the training windows per sub-flow, instead of steps; 200 where neither is given.
         log_every: steps between log entries.
         valid_every: steps between held-out evaluations.
         checkpoint_every: steps between checkpoints, counted over all sub-flows.
     """
 
     steps: int | None = None
-    epochs: int = 200
+    epochs: int | None = None
     log_every: int = 50
     valid_every: int = 500
     checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise LFMError(
+                f"training.epochs: {self.epochs} beside training.steps {self.steps} says two lengths; set one to null, "
+                "as --training.steps null"
+            )
+
+    def steps_over(self, n_windows: int) -> int:
+        """Optimiser steps per sub-flow on so many training windows."""
+        return -(-self.passes * n_windows // self.batch_size) if self.steps is None else self.steps
+
+    @property
+    def passes(self) -> int:
+        """Over the training windows, where steps are not given."""
+        return 200 if self.epochs is None else self.epochs
 
 
 @dataclass(frozen=True)
@@ -301,16 +317,21 @@ class TrainConfig:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields whose values would make a resumed run another run, as `field: old, now new`."""
-        return differences(other, self.to_dict(), UNESSENTIAL)
+        return differences(as_now(other), self.to_dict(), UNESSENTIAL)
+
+
+def as_now(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved config without the epochs that earlier versions named, with no effect, beside steps."""
+    training = saved.get("training") or {}
+    return saved if training.get("steps") is None else {**saved, "training": {**training, "epochs": None}}
 
 
 def fit_options(
     training: TrainingConfig, flow: FlowConfig, n_samples: int, objective: Objective | None = None
 ) -> FitOptions:
     """What fits networks to so many samples; the objective is the flow's own if not given."""
-    steps = training.steps
     return FitOptions(
-        steps=steps if steps is not None else -(-training.epochs * n_samples // training.batch_size),
+        steps=training.steps_over(n_samples),
         **{entry.name: getattr(training, entry.name) for entry in fields(Optimization)},
         matching=objective or matching_of(flow),
         shared_start=flow.shared_start,

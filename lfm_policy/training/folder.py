@@ -15,11 +15,12 @@ import yaml
 
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.flow import LFMError
+from lfm_policy.training.logging import METRICS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 CONFIG_FILE = "config.yaml"
-RUN_PARTS = (CONFIG_FILE, "metrics.jsonl", "tensorboard", CHECKPOINTS)
+RUN_PARTS = (CONFIG_FILE, METRICS, "tensorboard", CHECKPOINTS)
 
 
 def check_output_dir(output_dir: str, resume: bool, overwrite: bool, find: Callable[[Path], Path]) -> None:

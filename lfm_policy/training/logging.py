@@ -8,6 +8,8 @@ from typing import IO, Any
 
 from lfm_policy.flow import LFMError
 
+METRICS = "metrics.jsonl"
+
 
 class RunLog:
     """Writes each entry to `metrics.jsonl` and TensorBoard; entries past a resumed step are dropped first."""
@@ -15,9 +17,9 @@ class RunLog:
     def __init__(self, run: Path, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        file = run / "metrics.jsonl"
-        kept = [line for line in _lines(file) if json.loads(line)["step"] <= step]
-        file.write_text("".join(line + "\n" for line in kept))
+        file = run / METRICS
+        kept = [entry for entry in entries(run) if entry["step"] <= step]
+        file.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         self._file: IO[str] = file.open("a")
         self._tensorboard = SummaryWriter(run / "tensorboard", purge_step=step + 1 if step else None)
 
@@ -39,9 +41,10 @@ class RunLog:
         self._tensorboard.close()
 
 
-def _lines(file: Path) -> list[str]:
-    """Whole lines of a log; a line cut short by a crash is left out."""
+def entries(run: Path) -> list[dict[str, Any]]:
+    """What a run has logged; a line cut short by a crash is left out."""
+    file = run / METRICS
     if not file.is_file():
         return []
     text = file.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

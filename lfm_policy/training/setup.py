@@ -25,8 +25,9 @@ from lfm_policy.training.methods import METHODS
 def identify(data: DataConfig, seed: int) -> dict[str, Any]:
     """The dataset's identity, once its robosuite version is accepted: hashes of all that is learned from, and of which
     episodes a run of `seed` trains on and holds out."""
-    actions = action_key_of(data.path, data.representation)
-    identity = dataset_identity(data.path, [actions, *(f"obs/{key}" for key in data.obs_keys)])
+    actions = action_key_of(data.path, data.representation, data.filter_key)
+    keys = [actions, *(f"obs/{key}" for key in data.obs_keys)]
+    identity = dataset_identity(data.path, keys, data.filter_key)
     if data.check_version:
         check_env_version(data.path, identity["env_args"], installed_version())
         if "object" in data.obs_keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -27,7 +28,7 @@ from lfm_policy.training.folder import (
     leave_nothing,
     prepare_folder,
 )
-from lfm_policy.training.logging import RunLog
+from lfm_policy.training.logging import RunLog, entries
 from lfm_policy.training.loop import train
 from lfm_policy.training.setup import build_policy, check_same, identify, read
 from lfm_policy.training.windows import make_windows, split_observation
@@ -40,7 +41,8 @@ class Trainer:
 
     Everything a user can get wrong is checked in the constructor, which writes nothing. `run` trains,
     logs and checkpoints; each of `signals` ends it after the current step with a checkpoint.
-    `roll_out(checkpoint, step)` gives values to log, every `rollout.every` steps of the last sub-flow and after it.
+    `roll_out(checkpoint, step)` gives values to log, `success_rate` among them, every `rollout.every` steps of the last
+    sub-flow and once after it, be that when the trained run is resumed.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Trainer:
         prepare_folder(self.run_dir, config.to_dict(), config.overwrite)
         self._logged = (self.fitter.steps_done, time.perf_counter())
         try:
-            return train(
+            folder = train(
                 self.fitter,
                 self.run_dir,
                 self._interruption,
@@ -98,6 +100,8 @@ class Trainer:
         except LFMError:
             leave_nothing(self.run_dir)
             raise
+        self._roll_out_trained(folder)
+        return folder
 
     def _tell(self, reports: list[StepReport]) -> tuple[str, dict[str, Any]]:
         """A line and an entry on the mean loss since the last entry."""
@@ -120,10 +124,19 @@ class Trainer:
         ends, steps = self.fitter.stage_done, self.fitter.steps_done
         if report.step % self.config.training.valid_every == 0 or ends:
             self._evaluate(log, ends)
-        due = steps % self.config.rollout.every == 0 or self.fitter.done
+        due = steps % self.config.rollout.every == 0 and not self.fitter.done
         if self.roll_out is not None and self._complete and due and not self.interrupted:
             log.write(steps, **self.roll_out(self._save(), steps))
         return False
+
+    def _roll_out_trained(self, folder: Path) -> None:
+        """Rollouts of the trained policy, unless an earlier session of this run has made them."""
+        step = self.fitter.steps_done
+        if self.roll_out is None or not self.fitter.done or self.interrupted:
+            return
+        if not any(entry["step"] == step and "success_rate" in entry for entry in entries(self.run_dir)):
+            with contextlib.closing(RunLog(self.run_dir, step)) as log:
+                log.write(step, **self.roll_out(folder, step))
 
     def _evaluate(self, log: RunLog, ends: bool) -> None:
         """Held-out loss of the current sub-flow, and the error of sampled chunks once all are trained."""

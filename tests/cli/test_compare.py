@@ -191,6 +191,17 @@ def test_policies_are_rolled_out_at_each_temperature(folder: Path) -> None:
     assert len(told["pairs"]) == 3, "a at two temperatures, and each of them and bc"
 
 
+def test_checkpoints_in_the_middle_of_their_training_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lfm_checkpoint(folder / "half", 5, step=30, total_steps=40)
+    lfm_checkpoint(folder / "whole", 5, total_steps=40)
+    assert lfm("compare half whole --solver_steps 1,2 --n_rollouts 2 --max_steps 2 --output_dir out") == 0
+    assert report("out")["notes"] == ["In the middle of their training: half@1 step 30 of 40"]
+    capsys.readouterr()
+    for run, warned in (("half", True), ("whole", False)):
+        assert lfm(f"rollout {run} --n_rollouts 1 --max_steps 2") == 0
+        assert ("in the middle of its training, step 30 of 40" in capsys.readouterr().err) == warned
+
+
 def test_a_training_yaml_names_its_run(folder: Path) -> None:
     (folder / "run.yaml").write_text("output_dir: a\n")
     assert lfm("compare run.yaml b --n_rollouts 2 --max_steps 2 --output_dir out") == 0

@@ -98,6 +98,16 @@ def test_a_clean_file(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_strategies_are_counted_whoever_wrote_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demos = {f"demo_{index}": episode(np.random.default_rng(0), 50) for index in range(4)}
+    path = write_robomimic_file(tmp_path / "ways.hdf5", demos)
+    with h5py.File(path, "a") as file:
+        for index, told in enumerate(('{"side": "left"}', "left", "left", "3")):
+            file[f"data/demo_{index}"].attrs["strategy"] = told
+    lines = [line.split() for line in printed(capsys, path).splitlines() if line.startswith("strategy")]
+    assert lines == [["strategy:", "side", "left", "1"], ["strategy", "3", "1,", "left", "2"]]
+
+
 def test_findings_are_grouped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     demos = {f"demo_{index}": episode(rng, 50) for index in range(12)}

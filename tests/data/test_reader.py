@@ -176,6 +176,26 @@ def test_masks_split(tmp_path: Path, episodes: dict[str, Episode]) -> None:
         split_names(path, 0.5, seed=0)
 
 
+def test_a_mask_train_alone_is_what_is_split(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    masks = {"train": ORDER[1:], "test": ORDER[:1]}
+    path = write_robomimic_file(tmp_path / "masked.hdf5", episodes, masks=masks)
+    train, valid = split_names(path, 0.5, seed=0)
+    assert sorted([*train, *valid]) == sorted(ORDER[1:])
+    assert train
+    assert valid
+
+
+def test_demonstrations_that_no_filter_key_chooses_may_be_broken(tmp_path: Path, episodes: dict[str, Episode]) -> None:
+    path = write_robomimic_file(tmp_path / "masked.hdf5", episodes, masks={"good": ORDER[1:]})
+    keys = ["actions", "obs/object"]
+    whole = dataset_identity(path, keys)["n_episodes"]
+    with h5py.File(path, "a") as file:
+        del file[f"data/{ORDER[0]}/obs/object"]
+    with pytest.raises(LFMError, match=f"{ORDER[0]}/obs has no key object"):
+        dataset_identity(path, keys)
+    assert dataset_identity(path, keys, "good")["n_episodes"] == whole - 1
+
+
 def test_seeded_split(dataset: Path) -> None:
     train, valid = split_names(dataset, 0.3, seed=4)
     assert len(valid) == 2

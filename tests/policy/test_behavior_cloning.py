@@ -34,7 +34,7 @@ def test_regression_asks_once_and_without_noise() -> None:
     torch.testing.assert_close(chunk, (1 + policy.condition(obs).mean(1))[:, None, None].expand(3, 8, 3))
     assert (len(field.asked), policy.nfe) == (1, 1)
     with pytest.raises(LFMError, match="policy of type regression has no sampler"):
-        policy.with_sampler(steps=2)
+        policy.set_sampler(steps=2)
 
 
 def test_mip_denoises_what_it_said_first() -> None:

@@ -99,17 +99,17 @@ def test_problems_are_noise_at_evenly_drawn_levels_of_the_cosine_schedule() -> N
 
 def test_the_sampler_is_chosen_without_the_weights() -> None:
     policy = policy_of(ExactNoise(torch.zeros(8, 3)))
-    assert policy.with_sampler("ddpm", 100).sampler == {"method": "ddpm", "steps": 100, "temperature": None}
-    assert policy.with_sampler(temperature=0.5).config.diffusion == DiffusionSettings(
+    assert policy.set_sampler("ddpm", 100).sampler == {"method": "ddpm", "steps": 100, "temperature": None}
+    assert policy.set_sampler(temperature=0.5).config.diffusion == DiffusionSettings(
         scheduler="ddpm", steps=100, temperature=0.5
     )
-    assert policy.with_sampler(steps=4).nfe == 4
+    assert policy.set_sampler(steps=4).nfe == 4
     with pytest.raises(LFMError, match=r"diffusion\.scheduler: euler is no scheduler"):
-        policy.with_sampler("euler")
+        policy.set_sampler("euler")
     with pytest.raises(LFMError, match=r"diffusion\.temperature: -1 must be 0 or more"):
-        policy.with_sampler(temperature=-1)
+        policy.set_sampler(temperature=-1)
     with pytest.raises(LFMError, match=r"diffusion\.steps: 101 must lie between 1 and"):
-        policy.with_sampler(steps=101)
+        policy.set_sampler(steps=101)
     with pytest.raises(LFMError, match=r"diffusion\.steps: 60 steps of 1 levels do not span diffusion\.n_levels 100"):
-        policy.with_sampler(steps=60)
-    assert policy_of(ExactNoise(torch.zeros(8, 3))).with_sampler("ddpm").nfe == LEVELS
+        policy.set_sampler(steps=60)
+    assert policy_of(ExactNoise(torch.zeros(8, 3))).set_sampler("ddpm").nfe == LEVELS

@@ -79,7 +79,7 @@ def test_untrained_students_are_the_teachers_euler_steps(chain: ChainConfig, n_s
     got = students.predict_action(obs, noise())
     torch.testing.assert_close(got, euler_chunk(teacher, n_students, obs), atol=1e-5, rtol=1e-5)
     if n_students == chain.n_subflows:
-        by_solver = teacher.with_sampler("euler", steps=1).predict_action(obs, noise())
+        by_solver = teacher.set_sampler("euler", steps=1).predict_action(obs, noise())
         torch.testing.assert_close(got, by_solver, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(got, moved(students).predict_action(obs, noise()), atol=1e-3)
 
@@ -122,9 +122,9 @@ def test_a_teacher_of_one_network_is_the_same_however_its_clock_is_cut() -> None
     teacher, obs = teacher_of(ChainConfig(n_subflows=1, c=0.2, rho=1.5)), observations(2)
     pieces = cut(teacher, 4)
     assert (pieces.flow.n_subflows, len(pieces.flow.fields)) == (4, 1)
-    whole = teacher.with_sampler("rk4", steps=64).predict_action(obs, noise())
+    whole = teacher.set_sampler("rk4", steps=64).predict_action(obs, noise())
     torch.testing.assert_close(
-        pieces.with_sampler("rk4", steps=16).predict_action(obs, noise()), whole, atol=1e-4, rtol=0
+        pieces.set_sampler("rk4", steps=16).predict_action(obs, noise()), whole, atol=1e-4, rtol=0
     )
     assert DistilledPolicy.of(pieces, 2).nfe == 2
     with pytest.raises(LFMError, match="n_stretches: 4 is for a teacher of one network, this one has 3; leave it out"):
@@ -132,20 +132,20 @@ def test_a_teacher_of_one_network_is_the_same_however_its_clock_is_cut() -> None
 
 
 def test_students_take_their_teachers_temperature_and_no_steps() -> None:
-    teacher, obs = tiny_policy().with_sampler("euler", steps=1, temperature=0.5), observations(3)
+    teacher, obs = tiny_policy().set_sampler("euler", steps=1, temperature=0.5), observations(3)
     policy = DistilledPolicy.of(teacher, 3)
     for temperature in (None, 0.2):
         if temperature is not None:
             policy, teacher = (
-                policy.with_sampler(temperature=temperature),
-                teacher.with_sampler(temperature=temperature),
+                policy.set_sampler(temperature=temperature),
+                teacher.set_sampler(temperature=temperature),
             )
         got, want = policy.predict_action(obs, noise()), teacher.predict_action(obs, noise())
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     assert policy.sampler == {"temperature": 0.2}
     for given in ({"steps": 2}, {"method": "euler", "temperature": 0.5}):
         with pytest.raises(LFMError, match="students take one evaluation each; leave solver and solver_steps out"):
-            policy.with_sampler(**given)  # type: ignore[arg-type]
+            policy.set_sampler(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"n_students": 2}, {"n_students": "all"}, {"n_students": 0}, {"teacher": {}}])

@@ -141,15 +141,15 @@ def test_another_sampler_changes_cost_and_chunk_but_not_the_weights() -> None:
     policy = tiny_policy()
     cost, chunk = policy.multiply_adds, policy.predict_action(observations(1), noise())
     weights = {name: value.clone() for name, value in policy.state_dict().items()}
-    assert policy.with_sampler(steps=4) is policy
+    assert policy.set_sampler(steps=4) is policy
     assert (policy.nfe, policy.multiply_adds) == (24, 2 * cost)
     assert not torch.equal(policy.predict_action(observations(1), noise()), chunk)
-    assert policy.with_sampler("euler").nfe == 12
+    assert policy.set_sampler("euler").nfe == 12
     assert all(torch.equal(policy.state_dict()[name], value) for name, value in weights.items())
     with pytest.raises(LFMError, match=r"sampler\.steps: 0"):
-        policy.with_sampler(steps=0)
+        policy.set_sampler(steps=0)
     with pytest.raises(LFMError, match=r"solver: dopri5 is no fixed-step method"):
-        _ = policy.with_sampler("dopri5").nfe
+        _ = policy.set_sampler("dopri5").nfe
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.0])
@@ -159,7 +159,7 @@ def test_a_temperature_scales_the_noise_that_is_pulled(temperature: float) -> No
         temperature * torch.randn(5, TP, DA, generator=noise()), policy.condition(obs), CONFIG.sampler
     )
     likelihood = policy.log_prob(obs, torch.zeros(5, TP, DA))
-    assert policy.with_sampler(temperature=temperature) is policy
+    assert policy.set_sampler(temperature=temperature) is policy
     got = policy.action_normalizer.normalize(policy.predict_action(obs, noise()))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
     assert torch.equal(policy.log_prob(obs, torch.zeros(5, TP, DA)), likelihood)
@@ -169,19 +169,19 @@ def test_without_noise_there_is_one_chunk() -> None:
     policy, obs = tiny_policy(), observations(1)
     first, second = (policy.predict_action(obs, noise(seed)) for seed in (1, 2))
     assert not torch.equal(first, second)
-    policy.with_sampler(temperature=0)
+    policy.set_sampler(temperature=0)
     first, second = (policy.predict_action(obs, noise(seed)) for seed in (1, 2))
     assert torch.equal(first, second)
 
 
 def test_a_temperature_is_kept_and_one_is_as_none(tmp_path: Path) -> None:
-    save_policy(tiny_policy().with_sampler(temperature=0.5), tmp_path)
+    save_policy(tiny_policy().set_sampler(temperature=0.5), tmp_path)
     policy = load_policy(tmp_path)
     assert isinstance(policy, LFMPolicy)
     assert policy.config.sampler.temperature == 0.5
-    policy.with_sampler(steps=3)
+    policy.set_sampler(steps=3)
     assert policy.config.sampler == Sampler("midpoint", 3, temperature=0.5)
-    assert policy.with_sampler(temperature=1.0).config.sampler == Sampler("midpoint", 3)
+    assert policy.set_sampler(temperature=1.0).config.sampler == Sampler("midpoint", 3)
     values = CONFIG.to_dict()
     del values["sampler"]["temperature"]  # as in checkpoints from before there was one
     assert LFMConfig.from_dict(values) == CONFIG
@@ -190,7 +190,7 @@ def test_a_temperature_is_kept_and_one_is_as_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_impossible_temperatures_are_refused(value: float) -> None:
     with pytest.raises(LFMError, match=rf"sampler\.temperature: {value} must be 0 or more"):
-        tiny_policy().with_sampler(temperature=value)
+        tiny_policy().set_sampler(temperature=value)
 
 
 @pytest.mark.parametrize(

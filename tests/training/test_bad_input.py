@@ -49,6 +49,7 @@ MISTAKES = {
     "choice": (["--flow.interpolant", "straight"], ["flow.interpolant", "straight", "ot"]),
     "number": (["--training.batch_size", "0"], ["training.batch_size", "0", "1 or more"]),
     "rate": (["--training.learning_rate", ".nan"], ["training.learning_rate", "nan", "positive"]),
+    "two lengths": (["--training.steps", "6", "--training.epochs", "9"], ["training.epochs", "9", "steps 6", "null"]),
     "never logged": (["--training.log_every", "0"], ["training.log_every", "0"]),
     "momentum": (["--training.beta1", "1.5"], ["training.beta1", "1.5", "below 1"]),
     "step size": (["--flow.c", "-1"], ["flow.c", "-1", "positive"]),

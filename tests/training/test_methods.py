@@ -62,7 +62,7 @@ def test_a_trained_method_acts_alike_in_a_fresh_process(method: str, tmp_path: P
 def test_every_method_trains_with_the_arithmetic_of_lfm(method: str) -> None:
     """Updates times weights updated, at Table A.3's widths, where four sub-flows are as large as one network."""
     arguments = ["--config", "configs/robomimic/lift.yaml", "--output_dir", "run", "--data.path", "file.hdf5"]
-    arguments += ["--training.steps", "1000", "--method", method]
+    arguments += ["--training.steps", "1000", "--training.epochs", "null", "--method", method]
     arguments += ["--flow.marginals", "exact", "--flow.coupling", "common", "--flow.interpolant", "geodesic"]
     arguments += ["--flow.shared_start", "400"]
     config = parse(arguments, "lfm train")

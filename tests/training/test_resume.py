@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -69,6 +70,15 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path, flow: 
     train(replace(broken, stop_after=3, resume=True))
     train(replace(broken, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_run_goes_on_with_other_threads_and_a_config_that_named_epochs_beside_steps(tmp_path: Path) -> None:
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run")
+    file = train(replace(config, stop_after=4)) / "policy.json"
+    told = json.loads(file.read_text())
+    told["config"]["training"]["epochs"] = 200  # as the first versions wrote
+    file.write_text(json.dumps(told))
+    assert train(replace(config, threads=1, resume=True)).name == "step_18"
 
 
 def command(config: Path, *extra: str) -> list[str]:
@@ -191,6 +201,23 @@ def test_rollouts_come_at_their_interval_once_all_subflows_are_there(tmp_path: P
     Trainer(replace(config, resume=True), lambda line: None, roll_out).run()
     assert seen == [("step_15", 15), ("step_18", 18)]
     assert [row["step"] for row in metrics(tmp_path / "run") if "success_rate" in row] == [15, 18]
+
+
+def test_last_rollouts_that_broke_off_are_made_when_the_trained_run_is_resumed(tmp_path: Path) -> None:
+    config = small_config(small_dataset(tmp_path / "data.hdf5"), tmp_path / "run", rollout=RolloutConfig(every=50))
+    seen: list[int] = []
+
+    def roll_out(checkpoint: Path, step: int) -> dict[str, Any]:
+        seen.append(step)
+        if len(seen) == 1:
+            raise LFMError("a worker died")
+        return {"success_rate": 0.5}
+
+    with pytest.raises(LFMError, match="a worker died"):
+        Trainer(config, lambda line: None, roll_out).run()
+    Trainer(replace(config, resume=True), lambda line: None, roll_out).run()
+    assert seen == [18, 18]
+    assert [row["success_rate"] for row in metrics(tmp_path / "run") if "success_rate" in row] == [0.5]
 
 
 def test_a_moved_dataset_and_a_renamed_run_resume(tmp_path: Path) -> None:
