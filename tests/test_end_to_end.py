@@ -16,6 +16,7 @@ import yaml
 
 from lfm_policy.cli.main import main
 from lfm_policy.data import read_demonstrations
+from lfm_policy.evaluation.statistics import wilson
 
 LFM = [sys.executable, "-m", "lfm_policy.cli.main"]
 
@@ -47,13 +48,13 @@ def rows(file: Path) -> list[dict[str, Any]]:
 def test_the_summary_says_rate_interval_and_where_the_time_went(demo: Path) -> None:
     summary = json.loads((demo / "run" / "summary.json").read_text())
     assert summary["n_rollouts"] == 2
-    assert summary["success_rate"] == sum(row["success"] for row in rows(demo / "run" / "rollouts.json")) / 2
-    low, high = summary["wilson95"]
-    assert 0 <= low <= summary["success_rate"] <= high <= 1
-    assert {"collect", "train", "rollout"} <= summary["seconds"].keys()
-    assert sum(summary["seconds"].values()) == pytest.approx(summary["wall_seconds"], abs=0.5)
-    assert "success rate" in (demo / "told.txt").read_text()
-    assert (demo / "run" / "paths.png").stat().st_size > 10_000
+    successes = sum(row["success"] for row in rows(demo / "run" / "rollouts.json"))
+    low, high = wilson(successes, 2)
+    assert (summary["success_rate"], summary["wilson95"]) == (successes / 2, [low, high])
+    assert summary["seconds"].keys() == {"collect", "train", "rollout", "pictures"}
+    told = (demo / "told.txt").read_text()
+    assert f"success rate {successes / 2:.3f} (95 % {low:.3f} to {high:.3f}) over 2 rollouts\n" in told
+    assert (demo / "run" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluation_seeds_were_never_used_in_collecting(demo: Path) -> None:

@@ -32,7 +32,7 @@ def gaussian_chi_square(mean: Tensor, covariance: Tensor, time: float = 0.0) -> 
     """χ²(p_t ‖ N(0, I)) of the OU marginal p_t at OU time t of N(m, S), m (d,) and S (d, d).
 
     inf where 2I - S_t is not positive definite or S_t is singular (and where it exceeds float64: see
-    `gaussian_renyi`). LFMError for t < 0 or an S with a negative eigenvalue. FLOWS.md 4.2.
+    `gaussian_renyi`). LFMError for t < 0 or an S with a negative eigenvalue.
     """
     return _expm1(gaussian_renyi(mean, covariance, time))
 
@@ -92,7 +92,7 @@ def chi_square_from_moments(mean: Tensor, covariance: Tensor, time: float) -> fl
 def _pairs(weights: Tensor, means: Tensor, covariances: Tensor, time: float) -> tuple[Tensor, Tensor]:
     """L_ij = log ∫ N_i N_j / q (K, K) of the diffused components of positive weight, and their w_i w_j (K, K).
 
-    FLOWS.md 4.2 without its inverses of S: with E = S - I and y_ij = (I - E_i E_j)⁻¹ (m_i + E_i m_j),
+    Without inverses of S: with E = S - I and y_ij = (I - E_i E_j)⁻¹ (m_i + E_i m_j),
     L_ij = ½ (m_j·y_ij + m_i·y_ji) - ½ log |I - E_i E_j|. OU time only shrinks m by e^-t and E by e^-2t.
     """
     _check_probabilities(weights)

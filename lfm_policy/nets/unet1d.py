@@ -39,10 +39,19 @@ class Conv1d(nn.Conv1d):
         if input.device.type != "cpu" or (len(input) > 1 and input.shape[2] > SHORT):
             return super().forward(input)
         assert isinstance(self.padding, tuple)
-        padded = nn.functional.pad(input, 2 * self.padding)
-        windows = padded.unfold(2, self.kernel_size[0], self.stride[0])  # (B, in, T', size)
-        rows = nn.functional.linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias)
+        padded = nn.functional.pad(input, 2 * self.padding).transpose(1, 2)
+        windows = _windows(padded, self.kernel_size[0], self.stride[0])
+        rows = nn.functional.linear(windows.flatten(2), self.weight.flatten(1), self.bias)
         return rows.transpose(1, 2)
+
+
+def _windows(x: Tensor, size: int, stride: int) -> Tensor:
+    """x (B, T, C) -> (B, T', C, size)."""
+    if not torch.is_grad_enabled():
+        return x.unfold(1, size, stride)
+    # `unfold` is faster, but its gradient has no batching rule, which exact divergences need
+    last = x.shape[1] - size + 1
+    return torch.stack([x[:, k : last + k : stride] for k in range(size)], dim=3)
 
 
 class ConvBlock(nn.Sequential):

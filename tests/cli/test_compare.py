@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lfm_policy.flow.errors import LFMError
 from tests.evaluation.evaluated import DATASET, lfm_checkpoint, regression_checkpoint
 from tests.helpers.point import PLAIN
 from tests.helpers.policies import point_spec
+from tests.helpers.processes import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -110,8 +110,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(folder: Path) -> None:
     process = subprocess.Popen(arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     file = folder / "out" / "rows" / "x.jsonl"
     try:
-        while process.poll() is None and not (file.is_file() and file.read_bytes().count(b"\n") > 3):
-            time.sleep(0.01)
+        wait_until(lambda: file.is_file() and file.read_bytes().count(b"\n") > 3, process)
     finally:
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

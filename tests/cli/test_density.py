@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from lfm_policy.density import LocalFlowDensity
 from lfm_policy.density.config import DensityConfig
 from lfm_policy.density.settings import new_flow
 from lfm_policy.density.storage import find_density
+from tests.helpers.processes import wait_until
 
-CONFIGS = sorted(file for folder in ("toy", "tabular") for file in Path("configs", folder).glob("*.yaml"))
+ROOT = Path(__file__).parent.parent.parent
+CONFIGS = sorted(file for folder in ("toy", "tabular") for file in (ROOT / "configs" / folder).glob("*.yaml"))
 TINY = ["--model.steps", "6", "--model.width", "8", "--model.depth", "1", "--model.n_subflows", "2"]
 TINY += ["--model.evaluations", "2", "--evaluation.rows", "20", "--threads", "1"]
 
@@ -51,7 +52,7 @@ def lfm(*words: str) -> int:
     return main(["density", *words])
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=str)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_config_builds_its_flow(file: Path) -> None:
     config = parse(["--config", str(file)])
     assert config.output_dir == f"runs/{file.stem}"
@@ -148,10 +149,8 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
     words = arguments(tmp_path, "--evaluation.after_training", "false", "--model.steps", "1000000")
     command = [sys.executable, "-m", "lfm_policy.cli.main", "density", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(0.5)
+    log = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: log.is_file() and bool(log.read_text()), process)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130

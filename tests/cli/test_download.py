@@ -16,6 +16,7 @@ import pytest
 from lfm_policy.cli.main import main
 from tests.data.recordings import episode, write_robomimic_file
 from tests.helpers.hub import Handler, Hub, cut, page, refusal, serve, serving
+from tests.helpers.processes import wait_until
 
 PATH = "v1.5/can/mh/low_dim_v15.hdf5"
 NAME = "can_mh_low_dim_v15.hdf5"
@@ -81,8 +82,7 @@ def test_ctrl_c_keeps_what_has_come(hub: Hub, capsys: pytest.CaptureFixture[str]
     hub.store = [stall]
     process = start(f"{PUBLISHED} --output a.hdf5 --retries 0")
     part = Path("a.hdf5.part")
-    while process.poll() is None and not (part.is_file() and part.stat().st_size):
-        time.sleep(0.01)
+    wait_until(lambda: part.is_file() and part.stat().st_size > 0, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")

@@ -24,7 +24,8 @@ from lfm_policy.image.pipeline import LFMPipeline
 from lfm_policy.image.run import build_model
 from tests.image.runs import tiny_model
 
-CONFIGS = sorted(Path("configs/image").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent.parent
+CONFIGS = sorted((ROOT / "configs" / "image").glob("*.yaml"))
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet32": (3, 32, 32)}
 TINY = ["--data.n_train", "40", "--data.n_test", "12", "--network.channels", "[8,8]", "--network.n_groups", "4"]
 TINY += ["--network.layers_per_block", "1", "--training.steps", "3", "--training.batch_size", "8", "--threads", "1"]
@@ -42,7 +43,7 @@ def parse(*words: str) -> ImageConfig:
     return _config(values)
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=str)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_config_builds_its_model(file: Path) -> None:
     config = parse("--config", str(file))
     shape = SHAPES.get(file.stem) or (config.data.channels, config.data.size, config.data.size)

@@ -198,6 +198,43 @@ def test_the_interval_of_several_runs_is_no_narrower_than_all_their_episodes_all
     assert always.success.interval == pytest.approx(wilson(20, 20)), "runs without failures are not surer than one"
 
 
+def test_the_interval_of_several_runs_is_as_wide_as_they_vary() -> None:
+    """The same 24 successes of 40, of two runs alike and of two as unlike as can be."""
+    counts = {"alike": (12, 12), "apart": (4, 20)}
+    runs = [
+        evaluated(label, [True] * count + [False] * (20 - count), training_seed=seed)
+        for label, each in counts.items()
+        for seed, count in enumerate(each)
+    ]
+    comparison = compared(*runs)
+    width = {label: np.diff(comparison.method(label).success.interval)[0] for label in counts}
+    one = wilson(12, 20)
+    assert 1 < width["alike"] / (one[1] - one[0]) < 1.1, "20 episodes twice are worth 20, but for Student's t"
+    assert width["apart"] > 1.5 * width["alike"]
+
+
+def test_scores_of_several_runs_are_means_over_them() -> None:
+    rng = np.random.default_rng(3)
+    scores = {label: rng.random((2, 12)) * scale for label, scale in (("a", 1.0), ("b", 0.5))}
+    runs = [
+        evaluated(label, [False] * 12, scores=row.tolist(), training_seed=seed)
+        for label, grid in scores.items()
+        for seed, row in enumerate(grid)
+    ]
+    comparison = compared(*runs)
+    for label, grid in scores.items():
+        (figure, mean) = comparison.method(label).score, crossed_mean((1.0, grid))
+        assert figure is not None
+        assert (figure.value, figure.interval) == (pytest.approx(grid.mean()), mean.interval())
+    difference, mean = comparison.pairs[0].score, crossed_mean((1.0, scores["a"]), (-1.0, scores["b"]))
+    assert difference is not None
+    assert difference.value == pytest.approx(scores["a"].mean() - scores["b"].mean())
+    assert (difference.interval, difference.p) == (mean.interval(), mean.p_value)
+    single = compared(*(run for run in runs if run.training_seed == 0)).method("a").score
+    assert single is not None
+    assert single.interval == mean_interval(scores["a"][0].tolist())
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [

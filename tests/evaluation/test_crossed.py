@@ -99,22 +99,6 @@ def test_intervals_of_one_mean_hold_it_as_often_as_is_told(runs: int, training: 
     assert held / trials >= least - 4 * math.sqrt(least * (1 - least) / trials)
 
 
-def test_resampling_two_runs_would_not_do() -> None:
-    """Why this is no bootstrap over runs and episodes."""
-    rng, trials, held = np.random.default_rng(5), 100, 0
-    for _ in range(trials):
-        difficulty = 1.5 * rng.normal(size=100)
-        a, b = (successes(rng, 2, 1.0, difficulty) for _ in range(2))
-        means = []
-        for _ in range(200):
-            episodes = rng.integers(0, 100, 100)
-            left, right = (values[rng.integers(0, 2, 2)][:, episodes].mean() for values in (a, b))
-            means.append(left - right)
-        low, high = np.percentile(means, [2.5, 97.5])
-        held += low <= 0 <= high
-    assert held / trials < 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
-
-
 def test_degrees_of_freedom_are_those_of_the_runs_at_least() -> None:
     """Else two runs that happen to agree would tell less than two that do not."""
     rng = np.random.default_rng(7)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from lfm_policy.evaluation import paths
 from lfm_policy.evaluation.episode import Trajectory
 from lfm_policy.evaluation.paths import draw_paths
 
@@ -55,7 +54,6 @@ def test_each_view_shows_every_path_in_its_axes(
             assert (line.get_linestyle() == "-") == (seed == 1), "failures are dashed"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["gripper", "cube", "success", "failure", "start", "end"]
-    pyplot.figure(figure)
 
 
 def test_nothing_recorded_draws_nothing(tmp_path: Path) -> None:
@@ -63,7 +61,3 @@ def test_nothing_recorded_draws_nothing(tmp_path: Path) -> None:
     assert not draw_paths(tmp_path / "paths.png", ROWS, bare, "title")
     assert not draw_paths(tmp_path / "paths.png", ROWS, {}, "title")
     assert not list(tmp_path.iterdir())
-
-
-def test_colours_are_distinct() -> None:
-    assert len(set(paths.COLOURS)) == len(paths.COLOURS)

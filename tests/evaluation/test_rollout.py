@@ -144,6 +144,18 @@ def test_an_action_that_is_not_finite_is_told() -> None:
         run_episode(policy, make_env(POINT), 7)
 
 
+def test_a_reward_that_is_not_finite_is_told() -> None:
+    env = gymnasium.wrappers.TransformReward(make_env(POINT), lambda reward: float("nan"))
+    with pytest.raises(LFMError, match="seed 7: the environment's reward is nan at step 0; its simulation broke"):
+        run_episode(ProportionalPolicy(), env, 7)
+
+
+def test_what_is_given_of_an_environment_overrules_the_checkpoints_own() -> None:
+    own = EnvSpec("x", {"a": 1, "b": 1}, {"k": "state[0]"}, "done")
+    assert EnvSpec(env_kwargs={"a": 2}).over(own) == EnvSpec("x", {"a": 2, "b": 1}, {"k": "state[0]"}, "done")
+    assert EnvSpec("y").over(own) == EnvSpec("y")
+
+
 def test_the_report_holds_what_is_needed_to_repeat_it(checkpoint: Path) -> None:
     report = json.loads(json.dumps(evaluate(checkpoint, 3, seed=100_005, max_steps=5).to_json()))
     assert report["seeds"] == [100_005, 100_006, 100_007]

@@ -18,7 +18,7 @@ from lfm_policy.evaluation.rollout import evaluate_policy, rollout_job
 from lfm_policy.evaluation.rows import RowStore, roll_out
 from lfm_policy.flow.errors import LFMError
 from tests.helpers.point import BROKEN, BROKEN_SEED
-from tests.helpers.policies import noisy, point_spec
+from tests.helpers.policies import noisy
 
 IDENTITY = {"checkpoint": {"sha256": "ab", "sampler": None}, "environment": {"env_id": "x", "env_kwargs": {}}}
 
@@ -205,4 +205,3 @@ def test_a_failing_episode_loses_none_before_it(path: Path) -> None:
     with pytest.raises(LFMError, match=f"seed {BROKEN_SEED}"):
         roll_out(RowStore(path, IDENTITY), job, range(BROKEN_SEED - 2, BROKEN_SEED + 2))
     assert list(RowStore(path, IDENTITY).rows()) == [BROKEN_SEED - 2, BROKEN_SEED - 1]
-    assert point_spec().env_id != BROKEN

@@ -64,6 +64,7 @@ def test_summary_counts_what_the_rows_say() -> None:
     assert summary["wilson95"] == list(wilson(2, 3))
     assert (summary["mean_steps"], summary["mean_return"]) == (20, pytest.approx(4 / 3))
     assert summary["mean_max_reward"] == pytest.approx(2 / 3)
+    assert summary["max_reward95"] == list(mean_interval([1.0, 0.0, 1.0]))
     assert summary["env_steps_per_second"] == 20
     assert summary["latency_ms"]["p50"] == 2.0
 

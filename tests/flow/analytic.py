@@ -83,7 +83,7 @@ Path = tuple[Tensor, Tensor, Tensor, Tensor]  # α, β, dα/dt, dβ/dt
 
 
 def weights_of_ends(interpolant: str, t: Tensor, angle: float) -> Path:
-    """c, s of I_t = c x_l + s x_r and their derivatives, written down anew (FLOWS.md section 4)."""
+    """c, s of I_t = c x_l + s x_r and their derivatives, written down anew."""
     if interpolant == "ot":
         return 1 - t, t, -torch.ones_like(t), torch.ones_like(t)
     if interpolant == "trigonometric":
@@ -113,7 +113,7 @@ def path_moments(schedule: Schedule, n: int, interpolant: str, coupling: str, t:
 
 
 class MixtureField(nn.Module):
-    """E[dI_t/dt | I_t = x] of sub-flow n, per unit of the clock, for coupled ends of mixture data (FLOWS.md 4.1).
+    """E[dI_t/dt | I_t = x] of sub-flow n, per unit of the clock, for coupled ends of mixture data.
 
     In the eigenbasis of a component: mean α m, variance C = α² λ + β², slope K / C with K = α α' λ + β β'.
     """
@@ -141,7 +141,7 @@ class MixtureField(nn.Module):
 
 
 class IndependentField(nn.Module):
-    """The same for independent ends of Gaussian data: C = c² S + s² S_r, K = c c' S + s s' S_r (FLOWS.md 4.1)."""
+    """The same for independent ends of Gaussian data: C = c² S + s² S_r, K = c c' S + s s' S_r."""
 
     def __init__(self, data: Mixture, schedule: Schedule, n: int, interpolant: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The ideal chain is the ideal global map, and its likelihood is the data's (FLOWS.md 4.3, 4.4)."""
+"""The ideal chain is the ideal global map, and its likelihood is the data's."""
 
 from __future__ import annotations
 

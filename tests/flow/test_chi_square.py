@@ -90,7 +90,7 @@ def test_closed_form_is_the_integral(name: str, time: float) -> None:
 
 @every_law
 def test_mixture_is_the_formula_with_inverses(name: str) -> None:
-    """Σ w_i w_j (|S_i||S_j||B|)^-½ exp(½ [bᵀB⁻¹b - m_iᵀS_i⁻¹m_i - m_jᵀS_j⁻¹m_j]) - 1 (FLOWS.md 4.2)."""
+    """Σ w_i w_j (|S_i||S_j||B|)^-½ exp(½ [bᵀB⁻¹b - m_iᵀS_i⁻¹m_i - m_jᵀS_j⁻¹m_j]) - 1."""
     law, total = LAWS[name], -1.0
     eye = torch.eye(law.means.shape[1], dtype=torch.float64)
     parts = list(zip(law.weights, law.means, law.covariances, law.covariances.inverse(), strict=True))
@@ -104,7 +104,7 @@ def test_mixture_is_the_formula_with_inverses(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_gaussian_is_the_formula_with_determinants(seed: int) -> None:
-    """1 + χ² = exp(mᵀ(2I - S)⁻¹m) / √(|S||2I - S|) (FLOWS.md 4.2)."""
+    """1 + χ² = exp(mᵀ(2I - S)⁻¹m) / √(|S||2I - S|)."""
     law = random_law(seed, d=4, components=1)
     m, s = law.means[0], law.covariances[0]
     rest = 2 * torch.eye(4, dtype=torch.float64) - s
@@ -181,7 +181,7 @@ def test_whitened_laws_lose_both_degrees() -> None:
 
 @pytest.mark.parametrize(("delta", "want"), [(0.01, 15.3), (0.05, 2.51), (0.2, 0.44)])
 def test_two_atoms_after_initial_diffusion(delta: float, want: float) -> None:
-    """Recorded figures: points ±0.7 in the plane (FLOWS.md 4.5 (ix)). Without diffusion atoms have no density."""
+    """Recorded figures: points ±0.7 in the plane. Without diffusion atoms have no density."""
     weights = torch.tensor([0.5, 0.5], dtype=torch.float64)
     points = torch.tensor([[0.7, 0.0], [-0.7, 0.0]], dtype=torch.float64)
     atoms = (weights, points, torch.zeros(2, 2, 2, dtype=torch.float64))
@@ -191,7 +191,7 @@ def test_two_atoms_after_initial_diffusion(delta: float, want: float) -> None:
 
 @pytest.mark.parametrize("largest", [2.0, 2.5, 20.0])
 def test_infinite_until_the_variance_falls_below_two(largest: float) -> None:
-    """λ ≥ 2 gives inf until t > ½ log(λ - 1) (FLOWS.md 4.2); in a mixture, if the component has any weight."""
+    """λ ≥ 2 gives inf until t > ½ log(λ - 1); in a mixture, if the component has any weight."""
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
     covariance = turn @ torch.diag(torch.tensor([largest, 1.0, 0.5], dtype=torch.float64)) @ turn.T
     mean, limit = torch.tensor([0.1, 0.0, 0.2], dtype=torch.float64), 0.5 * math.log(largest - 1)

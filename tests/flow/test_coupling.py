@@ -105,7 +105,7 @@ def test_minibatch_transport_only_reorders_and_never_lengthens(seed: int, shape:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_common_noise_lowers_the_noise_of_the_target(n: int) -> None:
-    """7 to 110 times on the mixture of FLOWS.md 4.5 for small steps; here by half at the least, floor by floor."""
+    """7 to 110 times on a mixture for small steps; here by half at the least, floor by floor."""
     noise = {}
     for coupling in ("fresh", "common"):
         x = GAUSSIAN.sample(COUNT, generator(3, "data"))

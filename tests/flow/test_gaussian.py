@@ -1,4 +1,4 @@
-"""Gaussian data, where velocity, block map and loss floor of every sub-flow are closed forms (FLOWS.md 4.1)."""
+"""Gaussian data, where velocity, block map and loss floor of every sub-flow are closed forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter counts: Table A.3's global network and the sub-flows of DESIGN section 4, to the digit."""
+"""Parameter counts: Table A.3's global network and the sub-flows of configs/robomimic, to the digit."""
 
 from __future__ import annotations
 

@@ -15,8 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lfm_policy.flow import LFMError, Solver
-from lfm_policy.policy import LFMConfig, LFMPolicy, find_checkpoint, load_policy, save_policy
-from tests.policy.tiny import CONFIG, TP, observations, tiny_policy
+from lfm_policy.policy import (
+    DiffusionPolicy,
+    DiffusionSettings,
+    LFMConfig,
+    LFMPolicy,
+    MIPPolicy,
+    MIPSettings,
+    Sampler,
+    find_checkpoint,
+    load_policy,
+    save_policy,
+)
+from lfm_policy.policy.behavior_cloning import MIPConfig
+from lfm_policy.policy.diffusion import DiffusionConfig
+from tests.policy.tiny import CONFIG, TP, observations, tiny_policy, tiny_spec
 
 LOAD = """
 import sys, torch
@@ -55,6 +68,26 @@ def test_saved_policy_predicts_the_same_in_a_fresh_process(folder: Path) -> None
     chunk = policy.predict_action(obs, torch.Generator().manual_seed(0))
     assert torch.equal(out["chunk"], chunk)
     assert torch.equal(out["log_prob"], policy.log_prob(obs, torch.zeros(3, TP, 3), Solver("rk4", steps=1)))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        DiffusionPolicy(
+            tiny_spec(),
+            DiffusionConfig(CONFIG.network, DiffusionSettings(50, "ddim", 5, clip_sample=False, temperature=0.5)),
+        ),
+        DiffusionPolicy(tiny_spec(), DiffusionConfig(CONFIG.network, DiffusionSettings(50, "ddpm", 50))),
+        MIPPolicy(tiny_spec(), MIPConfig(CONFIG.network, MIPSettings(0.75, 2.0))),
+        tiny_policy(replace(CONFIG, sampler=Sampler("rk4", 3, temperature=0.5))),
+    ],
+    ids=["ddim", "ddpm", "mip", "lfm"],
+)
+def test_settings_are_those_that_were_saved(policy: DiffusionPolicy | MIPPolicy | LFMPolicy, tmp_path: Path) -> None:
+    save_policy(policy, tmp_path)
+    loaded = load_policy(tmp_path)
+    assert type(loaded) is type(policy)
+    assert loaded.config == policy.config  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,29 @@ import pytest
 import yaml
 
 from lfm_policy.cli.main import main
-from lfm_policy.cli.sweep import sweep
+from lfm_policy.cli.sweep import sweep, write
 from lfm_policy.cli.train import parse
 from lfm_policy.data.hdf5 import SOURCE
 from lfm_policy.data.saved import CHECKPOINTS
 from lfm_policy.evaluation.attempts import attempts_folder
 from lfm_policy.evaluation.collect import record_demonstrations
+from lfm_policy.evaluation.comparison import Comparison
 from lfm_policy.evaluation.environment import EnvSpec
 from lfm_policy.evaluation.episode import reproducible
 from lfm_policy.evaluation.rollout import evaluate
 from lfm_policy.flow import LFMError
 from lfm_policy.policy import find_checkpoint
 from lfm_policy.policy.serialization import read_description
-from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, plan_runs
+from lfm_policy.sweep.plan import Run, SweepConfig, TaskConfig, at_budget, plan_runs
 from lfm_policy.sweep.run import waves
-from lfm_policy.sweep.training import has_checkpoint, is_done
-from lfm_policy.training import TrainConfig, Trainer
+from lfm_policy.sweep.training import has_checkpoint, is_done, training_seconds
+from lfm_policy.training import TrainConfig, Trainer, TrainingConfig
 from tests.helpers.point import FAILING, PLAIN, POINT
+from tests.helpers.processes import wait_until
 
-CONFIGS = sorted(Path("configs/sweep").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent.parent
+
+CONFIGS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
 TRAIN = {
     "data": {"obs_keys": ["state"], "action_normalizer": "minmax"},
     "policy": {"horizon": 8, "n_action_steps": 4},
@@ -87,7 +90,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [reproducible(json.loads(line)) for line in file.read_text().splitlines()[1:]]
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=str)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_sweep_of_the_repository_is_valid(file: Path) -> None:
     values = yaml.safe_load(file.read_text())
     tasks = {name: TaskConfig(**task) for name, task in values.pop("tasks").items()}
@@ -254,24 +257,67 @@ def test_a_signal_leaves_a_checkpoint_of_every_run_that_trains(number: int, tmp_
     command = [sys.executable, "-m", "lfm_policy.cli.main", "sweep", "--config", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     logs = [run.folder / "metrics.jsonl" for run in runs_of(config)]
-    while process.poll() is None and not all(log.is_file() and log.read_text() for log in logs):
-        time.sleep(0.05)
+    wait_until(lambda: all(log.is_file() and log.read_text() for log in logs), process)
     process.send_signal(number)
     assert process.wait(timeout=60) == 130
     assert all(has_checkpoint(run.config) and not is_done(run) for run in runs_of(config))
+
+
+def test_budgets_are_runs_of_their_own_and_whole_tables_are_published(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, results = [], tmp_path / "results"
+
+    def spy(task: str, comparison: Comparison, is_whole: bool, config: SweepConfig) -> None:
+        write(task, comparison, is_whole, config)
+        published.append((is_whole, (results / "point.json").exists()))
+
+    monkeypatch.setattr("lfm_policy.cli.sweep.write", spy)
+    methods = {"lfm": {}, "fm": {"method": "fm"}}
+    config = config_of(tmp_path, data, methods=methods, budgets=(0.5, 1.0), results=str(results))
+    assert sweep(config, progress=False) == 0
+    assert published == [(False, False), (True, True)]
+    told = json.loads((results / "point.json").read_text())
+    points = {label: (told["methods"][label]["step"], told["methods"][label]["runs"]) for label in told["methods"]}
+    # (4 + 2 · 8) / 2 steps for each of two sub-flows; one network takes as many
+    assert {label: step for label, (step, _) in points.items()} == {
+        "lfm@0.5": 5,
+        "fm@0.5": 5,
+        "lfm@1": 10,
+        "fm@1": 10,
+    }
+    assert all(len(runs) == 1 for _, runs in points.values()), "budgets are no training seeds"
+    epochs = {label: method["epochs"] for label, method in told["methods"].items()}
+    windows = len(Trainer(runs_of(config)[0].config, say=lambda line: None).train)
+    assert epochs == pytest.approx({label: step * 16 / windows for label, (step, _) in points.items()})
+    assert [(pair["first"], pair["second"]) for pair in told["pairs"]] == [("fm@0.5", "lfm@0.5"), ("fm@1", "lfm@1")]
+
+
+def test_seconds_of_training_are_those_of_its_steps_whatever_its_interruptions(tmp_path: Path) -> None:
+    """Two steps at 1 a second, two at 4; a held-out loss between, and an entry of a session that was given up."""
+    log = [
+        {"step": 2, "loss": 1.0, "steps_per_second": 1.0},
+        {"step": 2, "valid_loss": 1.0},
+        {"step": 4, "loss": 1.0, "steps_per_second": 4.0},
+        {"step": 4, "loss": 1.0, "steps_per_second": 0.1},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    assert training_seconds(tmp_path) == 2 / 1 + 2 / 4
 
 
 def test_budgets_are_shares_of_every_stage(tmp_path: Path, data: Path) -> None:
     config = config_of(tmp_path, data, budgets=(1.0, 0.5))
     runs = {(run.method, run.budget): run.config for run in runs_of(config)}
 
-    def stages(method: str, budget: float) -> tuple[int | None, int]:
+    def stages(method: str, budget: float) -> tuple[int | None, int, int]:
         chosen: TrainConfig = runs[method, budget]
-        return chosen.training.steps, chosen.flow.shared_start
+        return chosen.training.steps, chosen.flow.shared_start, chosen.training.warmup_steps
 
-    assert (stages("lfm", 1.0), stages("lfm", 0.5)) == ((8, 4), (4, 2))
+    assert (stages("lfm", 1.0), stages("lfm", 0.5)) == ((8, 4, 2), (4, 2, 1))
     # one network sees as many batches as each sub-flow, its half of the shared start included
-    assert (stages("fm", 1.0), stages("fm", 0.5)) == ((10, 0), (5, 0))
+    assert (stages("fm", 1.0), stages("fm", 0.5)) == ((10, 0, 2), (5, 0, 1))
+    epochs = replace(runs["lfm", 1.0], training=TrainingConfig(epochs=30))
+    assert at_budget(epochs, 0.5).training.epochs == 15
 
 
 def test_a_tasks_settings_are_those_of_all_its_methods_but_for_their_own(tmp_path: Path, data: Path) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from lfm_policy.training.windows import make_windows
 from tests.evaluation.evaluated import regression_checkpoint
 from tests.helpers.point import PLAIN
 from tests.helpers.policies import point_checkpoint
+from tests.helpers.processes import wait_until
 from tests.training.runs import TINY, metrics, small_config, small_dataset, train
 from tests.training.test_resume import assert_same_run
 
@@ -141,8 +141,7 @@ def test_ctrl_c_ends_with_130_and_a_checkpoint_from_which_the_command_goes_on(ru
     command = [sys.executable, "-m", "lfm_policy.cli.main", "distill", "--config", str(file)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     log = tmp_path / "broken" / "metrics.jsonl"
-    while not (log.is_file() and log.read_text()):
-        time.sleep(0.02)
+    wait_until(lambda: log.is_file() and bool(log.read_text()), process)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 130

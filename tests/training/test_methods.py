@@ -17,7 +17,7 @@ from lfm_policy.cli.train import parse
 from lfm_policy.flow import LFMError, LocalFlow, Schedule
 from lfm_policy.flow.stages import plan_stages
 from lfm_policy.nets import UNet1d
-from lfm_policy.policy import load_policy
+from lfm_policy.policy import DiffusionSettings, MIPSettings, load_policy
 from lfm_policy.training import TrainConfig
 from lfm_policy.training.methods import METHODS, MethodName
 from tests.training.runs import small_config, small_dataset, train
@@ -41,6 +41,16 @@ def config_of(method: str, data: Path, run: Path, flow: dict[str, object] | None
 
 def test_the_command_knows_every_method() -> None:
     assert set(get_args(MethodName)) == set(METHODS)
+
+
+def test_objectives_have_the_configs_settings(tmp_path: Path) -> None:
+    """What is learned is for the sampler that acts; both read the same fields."""
+    config = config_of("mip", small_dataset(tmp_path / "data.hdf5"), tmp_path / "run")
+    mip = replace(config, mip=MIPSettings(0.75, 2.0))
+    assert METHODS["mip"].objective(mip).settings == mip.mip  # type: ignore[attr-defined]
+    settings = DiffusionSettings(n_levels=50, steps=5)
+    diffusion = replace(config, method="diffusion", diffusion=settings)
+    assert METHODS["diffusion"].objective(diffusion).settings == settings  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from lfm_policy.training import Trainer
 from lfm_policy.training import trainer as trainer_module
 from lfm_policy.training.checkpoint import STATE_FILE, load_training_state
 from lfm_policy.training.config import RolloutConfig
+from tests.helpers.processes import wait_until
 from tests.training.runs import metrics, small_config, small_dataset, train
 
 VARIANTS = {
@@ -97,8 +97,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_a_fresh_process_ends_the_same(tmp
 
     process = subprocess.Popen(command(file), env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     log = tmp_path / "broken" / "metrics.jsonl"
-    while not (log.is_file() and log.read_text()):
-        time.sleep(0.02)
+    wait_until(lambda: log.is_file() and bool(log.read_text()), process)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 130
