@@ -288,7 +288,7 @@ def test_budgets_are_runs_of_their_own_and_whole_tables_are_published(
     }
     assert all(len(runs) == 1 for _, runs in points.values()), "budgets are no training seeds"
     epochs = {label: method["epochs"] for label, method in told["methods"].items()}
-    windows = len(Trainer(runs_of(config)[0].config, say=lambda line: None).train)
+    windows = len(Trainer(replace(runs_of(config)[0].config, overwrite=True), say=lambda line: None).train)
     assert epochs == pytest.approx({label: step * 16 / windows for label, (step, _) in points.items()})
     assert [(pair["first"], pair["second"]) for pair in told["pairs"]] == [("fm@0.5", "lfm@0.5"), ("fm@1", "lfm@1")]
 
