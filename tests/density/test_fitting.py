@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from lfm_policy.flow import FitOptions, LocalFlow, Matching, Schedule, Solver
 from lfm_policy.flow import named_generator as generator
 from lfm_policy.flow.local_flow import log_standard_normal
 from lfm_policy.nets import MLP
+from tests.helpers.tensors import through_a_file
 
 EXACT = Matching("geodesic", "common", "exact")
 OPTIONS = FitOptions(steps=6, batch_size=16, learning_rate=1e-2, warmup_steps=2, matching=EXACT)
@@ -131,13 +130,6 @@ def test_patience_takes_the_best_even_where_it_never_runs_out(monkeypatch: pytes
             first = copy.deepcopy(fitter.flow.field(1).state_dict())
     assert first is not None
     assert all(torch.equal(value, first[name]) for name, value in fitter.flow.field(1).state_dict().items())
-
-
-def through_a_file(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @every_setting

@@ -370,6 +370,31 @@ def test_curves_are_of_what_varies_and_hold_the_rest_equal() -> None:
     assert curve_axes(compared(*epochs)) == [EPOCHS]
 
 
+def test_pictures_show_the_figures_and_their_intervals(tmp_path: Path, figures: list[Any]) -> None:
+    """Rates and differences as points on their intervals, filled where told apart; curves with bars as long."""
+    counts = {"a@1": 20, "a@2": 19, "b": 0}
+    comparison = compared(
+        *(evaluated(label, [True] * n + [False] * (24 - n), nfe=k + 1) for k, (label, n) in enumerate(counts.items()))
+    )
+    draw(comparison, tmp_path / "a.png")
+    (figure,) = figures
+    rates, differences, curve = figure.axes[:3]
+    apart = [pair.success.verdict != "not told apart" for pair in comparison.pairs]
+    assert set(apart) == {True, False}
+    for lines, wanted, filled in (
+        (rates.get_lines(), [method.success for method in comparison.methods], [True] * 3),
+        (differences.get_lines()[1:], [pair.success for pair in comparison.pairs], apart),  # the first marks 0
+    ):
+        for place, (value, full) in enumerate(zip(wanted, filled, strict=True)):
+            bar, point = lines[2 * place : 2 * place + 2]
+            assert tuple(bar.get_xdata()) == value.interval
+            assert (point.get_xdata()[0], point.get_ydata()[0]) == (value.value, place)
+            assert (point.get_markerfacecolor() == "white") != full
+    segments = curve.containers[0].lines[2][0].get_segments()
+    for method, segment in zip(comparison.methods[:2], segments, strict=True):
+        assert tuple(segment[:, 1]) == pytest.approx(method.success.interval)
+
+
 @pytest.mark.parametrize(
     "comparison", [everything(), compared(evaluated("a", A)), compared(evaluated("a", A), evaluated("b", B))]
 )

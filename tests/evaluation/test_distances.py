@@ -14,12 +14,9 @@ from torch import Tensor
 from lfm_policy.evaluation.distances import energy_distance, sliced_wasserstein
 from lfm_policy.flow import LFMError
 from lfm_policy.flow import named_generator as generator
+from tests.helpers.tensors import normal
 
 every_order = pytest.mark.parametrize("order", [1, 2])
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed, "test"), dtype=torch.float64)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -13,11 +13,7 @@ from torch import Tensor
 
 from lfm_policy.evaluation.frechet import frechet_distance, moments, precision_recall
 from lfm_policy.flow import LFMError
-from lfm_policy.flow import named_generator as generator
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed, "test"), dtype=torch.float64)
+from tests.helpers.tensors import normal
 
 
 def rotation(dim: int, seed: int = 7) -> Tensor:

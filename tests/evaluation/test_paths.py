@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 
 from lfm_policy.evaluation.episode import Trajectory
 from lfm_policy.evaluation.paths import draw_paths
@@ -22,14 +21,6 @@ def trajectories(dimension: int) -> dict[int, Trajectory]:
         seed: Trajectory(np.zeros((9, 7)), {name: rng.normal(size=(10, dimension)).cumsum(0) for name in names})
         for seed in (1, 2)
     }
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that were drawn, kept open to be looked at."""
-    drawn: list[Any] = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
-    return drawn
 
 
 @pytest.mark.parametrize(("dimension", "views"), [(2, [(0, 1)]), (3, [(0, 1), (0, 2)])])

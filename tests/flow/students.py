@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lfm_policy.flow import LocalFlow, Schedule, Solver
-from lfm_policy.flow import named_generator as generator
 from lfm_policy.flow.distill import DistillOptions
 from lfm_policy.nets import MLP
 from tests.flow.analytic import LinearField, linear_field
@@ -84,7 +83,3 @@ def teacher(shared: bool = False, cond_dim: int = 0) -> LocalFlow:
         for weight in field.parameters():
             weight.data.mul_(2.0)
     return LocalFlow(fields, SCHEDULE)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed, "test"), dtype=torch.float64)

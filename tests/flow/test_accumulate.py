@@ -28,7 +28,7 @@ from lfm_policy.flow import (
 from lfm_policy.flow import named_generator as generator
 from lfm_policy.flow.source import parts
 from lfm_policy.nets import MLP
-from tests.flow.students import normal
+from tests.helpers.tensors import normal
 
 BATCH = 10
 FIT = FitOptions(steps=2, batch_size=BATCH, learning_rate=1e-2, warmup_steps=1, push_solver=Solver("euler", 1))

@@ -32,9 +32,9 @@ from tests.flow.students import (
     every_count,
     every_inputs,
     every_sharing,
-    normal,
     teacher,
 )
+from tests.helpers.tensors import normal
 
 
 @every_count

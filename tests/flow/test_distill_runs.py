@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -27,17 +26,10 @@ from tests.flow.students import (
     Constant,
     every_inputs,
     every_sharing,
-    normal,
     teacher,
 )
+from tests.helpers.tensors import normal, through_a_file
 from tests.nets.variants import NETWORKS, Variant
-
-
-def through_a_file(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @every_inputs

@@ -14,6 +14,7 @@ from lfm_policy.flow.local_flow import log_standard_normal
 from lfm_policy.flow.random import signs
 from lfm_policy.nets import MLP
 from tests.flow.analytic import GAUSSIAN, MIXTURE, Mixture, ideal_flow, linear_field
+from tests.helpers.tensors import normal
 
 SCHEDULE = Schedule.geometric(3, 0.2, 1.5)
 # a direction of a thirtieth of the other deviation, as tables have them
@@ -25,10 +26,6 @@ def mlp_flow(dim: int = 3, cond_dim: int = 0, count: int = 3) -> LocalFlow:
         torch.manual_seed(1)
         nets = [MLP(dim, 16, 2, cond_dim=cond_dim).double() for _ in range(count)]
     return LocalFlow(nets, SCHEDULE)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed, "test"), dtype=torch.float64)
 
 
 def test_a_coarse_euler_solve_is_biased_and_ours_is_not() -> None:

@@ -12,6 +12,7 @@ from lfm_policy.flow import FIXED_STEP, LFMError, LocalFlow, Schedule, Solver
 from lfm_policy.flow import named_generator as generator
 from lfm_policy.nets import MLP
 from tests.flow.analytic import linear_field
+from tests.helpers.tensors import normal
 from tests.nets.variants import NETWORKS, Variant
 
 SCHEDULE = Schedule.geometric(3, 0.2, 1.5)
@@ -32,10 +33,6 @@ def network(seed: int, cond_dim: int = 0, dim: int = 2) -> nn.Module:
 
 def random_flow(cond_dim: int = 0, shared: bool = False) -> LocalFlow:
     return LocalFlow([network(n, cond_dim) for n in range(1 if shared else 3)], SCHEDULE)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed, "test"), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("shared", [False, True])

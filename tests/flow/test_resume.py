@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from lfm_policy.flow import FitOptions, Fitter, LocalFlow, Matching, Schedule, TensorSource
 from lfm_policy.flow import named_generator as generator
 from lfm_policy.nets import MLP
+from tests.helpers.tensors import through_a_file
 
 STEPS = 4
 BASE = FitOptions(steps=STEPS, batch_size=7, learning_rate=1e-2, warmup_steps=2, push_batch_size=8)
@@ -47,14 +46,6 @@ def sources() -> tuple[TensorSource, TensorSource]:
 def fitter_of(setting: str, flow: LocalFlow) -> Fitter:
     train, valid = sources()
     return Fitter(flow, train, SETTINGS[setting], seed=5, valid=valid)
-
-
-def through_a_file(state: Any) -> Any:
-    """As the trainer keeps it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def everything(fitter: Fitter) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from lfm_policy.integrations.robomimic.schedule import whole_epochs
 from lfm_policy.training import TrainConfig
 from lfm_policy.training.config import DataConfig
 from tests.data.recordings import KEYS, episode, write_robomimic_file
+from tests.helpers.tensors import through_a_file
 from tests.integrations.sessions import Session, act, begin, observation, run_epoch, tiny_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -338,14 +338,6 @@ def test_versions_that_work_and_one_that_is_not_there(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(LFMError, match="robomimic: is not installed; pip install"):
         compat.prepare()
-
-
-def through_a_file(state: Any) -> Any:
-    """As robomimic 0.3 reads it with today's torch: weights only."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def run_part(session: Session, epoch: int, part: slice) -> None:

@@ -25,7 +25,6 @@ from tests.training.runs import small_config, small_dataset, train
 FRESH = """
 import sys, numpy as np, torch
 from lfm_policy import load_policy
-torch.set_num_threads(1)
 policy = load_policy(sys.argv[1])
 obs = {key: np.full((2, policy.spec.n_obs_steps, dim), 0.1) for key, dim in policy.spec.observation}
 np.save(sys.argv[2], policy.predict_action(obs, torch.Generator().manual_seed(0)).numpy())
@@ -57,12 +56,9 @@ def test_objectives_have_the_configs_settings(tmp_path: Path) -> None:
 def test_a_trained_method_acts_alike_in_a_fresh_process(method: str, tmp_path: Path) -> None:
     data = small_dataset(tmp_path / "data.hdf5")
     folder = train(config_of(method, data, tmp_path / "run"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     policy = load_policy(folder)
     obs = {key: np.full((2, policy.spec.n_obs_steps, dim), 0.1) for key, dim in policy.spec.observation}
     here = policy.predict_action(obs, torch.Generator().manual_seed(0)).numpy()
-    torch.set_num_threads(threads)
     subprocess.run([sys.executable, "-c", FRESH, str(folder), str(tmp_path / "there.npy")], check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "there.npy"), here)
     assert np.isfinite(here).all()
