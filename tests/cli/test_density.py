@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lfm_policy.cli.main", "density", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
-    wait_until(lambda: log.is_file() and bool(log.read_text()), process)
+    wait_until(log.is_file, process)
+    time.sleep(0.5)  # the file is there just before signals are heard; its first entry is far away
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
