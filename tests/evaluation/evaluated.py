@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lfm_policy.evaluation.comparison import Evaluated
+from lfm_policy.evaluation.comparison import Comparison, Evaluated, compare
 from lfm_policy.policy import (
     ChainConfig,
     LFMConfig,
@@ -67,3 +68,42 @@ def _saved(policy: Any, folder: Path, seed: int, facts: dict[str, Any]) -> Path:
     config = {"seed": seed, "rollout": {"n_rollouts": 0, "seed": 50_000}, **facts.pop("config", {})}
     save_policy(policy, checkpoint, **{"step": 40, "dataset": DATASET, "config": config, **facts})
     return folder
+
+
+A, B = [True] * 12 + [False] * 3 + [True] * 5, [False] * 9 + [True] * 6 + [True] * 5
+
+
+def compared(*runs: Evaluated, **options: Any) -> Comparison:
+    """A comparison of runs by their labels."""
+    methods: dict[str, list[Evaluated]] = {}
+    for run in runs:
+        methods.setdefault(run.label, []).append(run)
+    return compare(methods, **options)
+
+
+def everything() -> Comparison:
+    """Two methods of two training runs at three budgets and two samplers, with scores."""
+    rng = np.random.default_rng(0)
+    runs = [
+        evaluated(
+            f"{name}@{step}.{nfe}",
+            (rng.random(40) < 0.2 + step / 200).tolist(),
+            scores=rng.random(40).tolist(),
+            training_seed=seed,
+            step=float(step),
+            nfe=nfe,
+            multiply_adds=nfe * 1000,
+            rows_file=f"rows/{name}.jsonl",
+        )
+        for name in ("local_flow_matching", "flow_matching")
+        for step in (30, 60, 120)
+        for nfe in (2, 8)
+        for seed in (0, 1)
+    ]
+    return compared(*runs, notes=["trained on different data (sha256: a 0, b 1)"])
+
+
+def at(label: str, temperature: float | None, **facts: Any) -> Evaluated:
+    """A checkpoint's rollouts at a temperature."""
+    run = evaluated(label, A, step=100.0, nfe=16, **facts)
+    return replace(run, identity={**run.identity, "checkpoint": {"sampler": {"temperature": temperature}}})
