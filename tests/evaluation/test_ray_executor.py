@@ -32,7 +32,8 @@ from tests.helpers.experts import SIDED
 from tests.helpers.point import PLAIN, POINT
 from tests.helpers.policies import noisy
 from tests.helpers.tasks import Fails, Noting, Square
-from tests.sweep.test_sweep import config_of, files, without_more
+from tests.sweep.sweeps import config_of
+from tests.sweep.test_sweep import files, without_more
 from tests.sweep.test_sweep import rows as rows_of
 
 MEASURED = ("policy_seconds", "env_seconds")
