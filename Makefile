@@ -41,6 +41,16 @@ benchmark-temperature: benchmark-pusht benchmark-lift benchmark-can benchmark-sq
 	  --output_dir runs/benchmark --results results/temperature
 	$(BIN)/lfm sweep --config configs/sweep/temperature.yaml --output_dir runs/benchmark --results results/temperature
 
+# The same commands at a small size, from nothing to tables that say little: whether they run here. Give PUSHT, too.
+REHEARSED := rehearsal-pusht $(TASKS:%=rehearsal-%)
+.PHONY: rehearsal $(REHEARSED)
+rehearsal: $(REHEARSED)
+
+$(REHEARSED): rehearsal-%: install
+	$(BIN)/lfm sweep --config configs/sweep/$*.yaml --output_dir runs/rehearsal --results runs/rehearsal/results \
+	  --seeds '[0]' --budgets '[0.01]' --tasks.$*.n_rollouts 1 \
+	  $(if $(filter pusht,$*),--tasks.pusht.source $(PUSHT),--tasks.$*.n_demonstrations 4)
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 

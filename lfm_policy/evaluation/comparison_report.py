@@ -31,7 +31,8 @@ def heading(comparison: Comparison) -> str:
     where = f"{env.get('env_id', 'one environment')}"
     if env.get("max_steps"):
         where += f", at most {env['max_steps']} steps"
-    return f"{where}\n{len(seeds)} paired episodes, seeds {seeds[0]} to {seeds[-1]}; {training_runs(comparison)}"
+    what = f"{len(seeds)} paired episode{'s' * (len(seeds) > 1)}"
+    return f"{where}\n{what}, seeds {seeds[0]} to {seeds[-1]}; {training_runs(comparison)}"
 
 
 def training_runs(comparison: Comparison) -> str:
@@ -128,7 +129,8 @@ def _notes(comparison: Comparison) -> list[str]:
     pairs, n = comparison.pairs, len(comparison.seeds)
     several = any(len(method.runs) > 1 for method in comparison.methods)
     exact, crossed = any(pair.is_exact for pair in pairs), any(not pair.is_exact for pair in pairs)
-    told = [f"Simulator and policy noise are functions of the seed: every policy met the same {n} episodes."]
+    met = f"{n} episodes" if n > 1 else "episode"
+    told = [f"Simulator and policy noise are functions of the seed: every policy met the same {met}."]
     told += _temperatures(comparison)
     told += [f"Note: {note.removesuffix('.')}." for note in comparison.notes]
     told.append(
