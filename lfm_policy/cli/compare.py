@@ -48,6 +48,7 @@ def compare(
     success_key: str = "",
     max_steps: int | None = None,
     allow_different_data: bool = False,
+    allow_different_actions: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Compare policies on the same episodes.
@@ -71,6 +72,7 @@ def compare(
         success_key: what the environment calls success, or terminated; default is is_success or success.
         max_steps: steps after which an episode ends; default is the environment's own limit.
         allow_different_data: compare policies trained on different data, and say so.
+        allow_different_actions: compare policies by displacements with policies by absolute goals, and say so.
         overwrite: replace the comparison in output_dir, its rows too.
     """
     _check_numbers(n_rollouts=(n_rollouts, 1), seed=(seed, 0), select_n=(select_n, 0), select_seed=(select_seed, 0))
@@ -78,6 +80,7 @@ def compare(
 
     from lfm_policy.evaluation.contest import Contest, check_file_names, prepare_folder
     from lfm_policy.evaluation.contestants import (
+        action_notes,
         check_data,
         check_environment,
         check_seeds,
@@ -100,7 +103,8 @@ def compare(
     selected = range(select_seed, select_seed + select_n) if selecting else range(0)
     check_seeds(every, reported, selected)
     notes = [f"trained on different data ({told})" for told in check_data(every, allow_different_data)]
-    contest = Contest(Path(output_dir), check_environment(every), where, progress=True)
+    limit = check_environment(every, allow_different_actions)
+    contest = Contest(Path(output_dir), limit, where, progress=True)
     sampled = _contestants(entries, env, max_steps, steps, warmths)
     if len(sampled) < 2:
         raise LFMError(
@@ -114,7 +118,8 @@ def compare(
         entries, told = _selected(contest, entries, loaded, selected)
         notes += told
         sampled = _contestants(entries, env, max_steps, steps, warmths)
-    notes += unfinished_notes([run for runs in sampled.values() for run in runs])
+    everyone = [run for runs in sampled.values() for run in runs]
+    notes += action_notes(everyone) + unfinished_notes(everyone)
     from lfm_policy.evaluation.comparison import compare as compared
 
     _write(compared(contest.evaluate(sampled, reported), baseline, notes), contest.folder)

@@ -27,6 +27,9 @@ from lfm_policy.provenance import INFERENCE, SIMULATION, versions_of, without_cw
 # fields of a training config in which training runs of one method may differ: theirs, and their machine's
 OWN = (*UNESSENTIAL, "seed", "teacher", "data.check_version", "distillation.log_")
 OWN += ("distillation.checkpoint_",)
+# fields of an environment that say by which actions it is commanded, none of which changes the task
+ACTIONS = tuple(f"{part}.{name}" for part in ("env_kwargs", "action_space") for name in ("representation", "rotation"))
+ACTIONS += ("action_space.dim",)
 NAME = re.compile(r"[\w.+-]+(@[\w.+-]+)?")
 
 
@@ -245,23 +248,51 @@ def _data(contestant: Contestant) -> dict[str, Any]:
     return {key: dataset.get(key) for key in ("file", "sha256")} | split
 
 
-def check_environment(contestants: Sequence[Contestant]) -> int | None:
-    """The step limit of the environment they share; LFMError where it is not one, or they do not fit it."""
-    first = contestants[0]
+def check_environment(contestants: Sequence[Contestant], allow_actions: bool = False) -> int | None:
+    """The step limit of the environment they share; LFMError where it is not one, or they do not fit it.
+
+    With `allow_actions` they may command it by different actions: displacements or goals, in whichever rotations.
+    """
+    first, free = contestants[0], ACTIONS if allow_actions else ()
     for other in contestants[1:]:
-        told = differences(_environment(first), _environment(other), words=(first.label, other.label))
+        told = differences(_environment(first), _environment(other), free, (first.label, other.label))
         if told:
+            remedy = "compare policies of one environment"
+            if all(difference.startswith(ACTIONS) for difference in told):
+                remedy += ", or add --allow_different_actions true"
             raise LFMError(
-                f"{first.label} and {other.label} act in different environments ({'; '.join(told[:4])}); "
-                "compare policies of one environment"
+                f"{first.label} and {other.label} act in different environments ({'; '.join(told[:4])}); {remedy}"
             )
-    env = first.job.make_env()
+    alike: dict[tuple[str, ...], list[Contestant]] = {}
+    for contestant in contestants:
+        alike.setdefault(_actions(contestant), []).append(contestant)
+    limits = [_checked_limit(group) for group in alike.values()]
+    return first.job.max_steps or limits[0]
+
+
+def _checked_limit(contestants: Sequence[Contestant]) -> int | None:
+    """The environment's own limit; LFMError where one does not fit it."""
+    env = contestants[0].job.make_env()
     try:
         for contestant in contestants:
             check_fit(contestant.spec, env, str(contestant.folder))
-        return first.job.max_steps or horizon(env)
+        return horizon(env)
     finally:
         env.close()
+
+
+def action_notes(contestants: Sequence[Contestant]) -> list[str]:
+    """Who commands by which actions, where not all do by the same."""
+    found: dict[str, dict[str, None]] = {}
+    for contestant in contestants:
+        found.setdefault(" and ".join(_actions(contestant)), {})[contestant.label] = None
+    told = (f"{', '.join(labels)} by {actions}" for actions, labels in found.items())
+    return [f"Different actions: {'; '.join(told)}"] if len(found) > 1 else []
+
+
+def _actions(contestant: Contestant) -> tuple[str, ...]:
+    space = contestant.spec.action_space
+    return (space.representation, space.rotation)
 
 
 def _environment(contestant: Contestant) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lfm_policy.evaluation.episode import Row, reproducible
 from lfm_policy.evaluation.paired import PairedCounts
 from lfm_policy.evaluation.rollout import evaluate
 from lfm_policy.flow.errors import LFMError
+from lfm_policy.policy import PolicySpec
 from tests.evaluation.evaluated import DATASET, lfm_checkpoint, regression_checkpoint
 from tests.helpers.point import PLAIN
 from tests.helpers.policies import point_spec
@@ -217,6 +219,25 @@ def test_different_data_may_be_allowed_and_are_told(folder: Path, capsys: pytest
     assert "different data" not in capsys.readouterr().out
 
 
+def test_different_actions_may_be_allowed_and_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lfm_checkpoint(folder / "far", 5, absolute_spec())
+    options = "--n_rollouts 3 --max_steps 3"
+    assert lfm(f"compare a far {options} --allow_different_actions true --output_dir out") == 0
+    for name in ("a", "far"):
+        assert rows(folder / "out" / "rows" / f"{name}.jsonl") == known(name, 3, max_steps=3), "each by its own actions"
+    told = "Different actions: a by delta and axis_angle; far by absolute and axis_angle"
+    assert report("out")["notes"] == [told]
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert lfm(f"compare a b {options} --allow_different_actions true --output_dir out2") == 0
+    assert report("out2")["notes"] == []
+
+
+def absolute_spec() -> PolicySpec:
+    """What a policy by absolute goals reads and writes."""
+    space = replace(point_spec().action_space, representation="absolute")
+    return point_spec(action_space=space, env_kwargs={"representation": "absolute"})
+
+
 def make_others(folder: Path) -> None:
     """Runs that cannot be compared with a."""
     lfm_checkpoint(folder / "data", dataset={**DATASET, "file": "can.hdf5", "sha256": "1" * 64})
@@ -225,6 +246,9 @@ def make_others(folder: Path) -> None:
     lfm_checkpoint(folder / "version", spec=point_spec(env_version="1.4.1"))
     lfm_checkpoint(folder / "longer", 5, config={"training": {"steps": 80}})
     lfm_checkpoint(folder / "taught", 7, teacher={"config": {"method": "small"}})
+    lfm_checkpoint(folder / "far", 5, absolute_spec())
+    based = replace(absolute_spec().action_space, frame="base")
+    lfm_checkpoint(folder / "base", 5, replace(absolute_spec(), action_space=based))
     regression_checkpoint(folder / "other", 6)
     shutil.copytree(folder / "b", folder / "copy")
     lfm_checkpoint(folder / "began", dataset={**DATASET, "seed_ranges": [[0, 9], [100_020, 100_050]]})
@@ -244,6 +268,10 @@ def make_others(folder: Path) -> None:
         ("a kwargs", "a and kwargs act in different environments (env_kwargs"),
         ("a version", "version: a (1, 5), version (1, 4)"),
         ("a kwargs --allow_different_data true", "act in different environments"),
+        ("a far", "different environments (action_space.representation: a delta, far absolute;"),
+        ("a far", "compare policies of one environment, or add --allow_different_actions true"),
+        ("a kwargs --allow_different_actions true", "act in different environments (env_kwargs"),
+        ("a base --allow_different_actions true", "frame: a world, base base); compare policies of one environment"),
         (f"a b --env_id {PLAIN}", "does not fit environment Plain-v0: observation position"),
         ("a watched", "its training rolled out on seeds 100010 to 100014, which are reported; choose another --seed"),
         ("a b --select_n 50", "--select_n 50: no policy has several paths to choose from"),

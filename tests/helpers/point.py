@@ -25,7 +25,10 @@ STEP, REACH, HORIZON = 0.1, 0.05, 30
 
 
 class PointEnv(gymnasium.Env[Any, np.ndarray]):
-    """Positions in metres; an action (2,) in [-1, 1] moves the point by up to 0.1 m along each axis."""
+    """Positions in metres; an action (2,) in [-1, 1] moves the point by up to 0.1 m along each axis.
+
+    With `representation` "absolute" an action is the position to go to, as far as that is within 0.1 m.
+    """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
@@ -36,9 +39,10 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         frame: str = "world",
         version: str = "1.5.2",
         has_gl: bool = True,
+        representation: str = "delta",
     ) -> None:
         self.terminate_on_success, self.render_mode, self.has_gl = terminate_on_success, render_mode, has_gl
-        self.frame, self.version = frame, version
+        self.frame, self.version, self.representation = frame, version, representation
         pair = spaces.Box(-10.0, 10.0, (2,), np.float64)
         self.observation_space: spaces.Space = spaces.Dict({"position": pair, "goal": pair})
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -55,7 +59,7 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
 
     @property
     def action_convention(self) -> dict[str, Any]:
-        shared = {"representation": "delta", "rotation": "axis_angle", "control_freq": 10}
+        shared = {"representation": self.representation, "rotation": "axis_angle", "control_freq": 10}
         return {**shared, "frame": self.frame, "controller": {"gain": STEP}}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -69,7 +73,10 @@ class PointEnv(gymnasium.Env[Any, np.ndarray]):
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.position = self.position + STEP * np.clip(np.asarray(action, np.float64), -1, 1)
+        action = np.asarray(action, np.float64)
+        if self.representation == "absolute":
+            action = (action - self.position) / STEP
+        self.position = self.position + STEP * np.clip(action, -1, 1)
         self.time += 1
         info = self._info() | {"actions_abs": self.position.copy()}
         success = self._reached()
