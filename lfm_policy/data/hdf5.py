@@ -149,7 +149,8 @@ def find_dataset(demo: h5py.Group, key: str) -> h5py.Dataset:
 
 def _remedy(key: str, path: str) -> str:
     if key == "actions_abs":
-        return f"; set data.representation: delta, or make absolute actions with `lfm convert {path} --output NEW.hdf5`"
+        delta = "data.representation: delta and data.rotation: axis_angle"
+        return f"; set {delta}, or make absolute actions with `lfm convert {path} --output NEW.hdf5`"
     if key == "obs":
         return f"; a raw recording: `lfm convert {path} --output NEW.hdf5` makes observations of its states"
     return ""

@@ -322,7 +322,8 @@ def test_missing_absolute_actions(dataset: Path) -> None:
     change(dataset, "data/demo_1/actions_abs", None)
     line = refused(dataset, representation="absolute")
     assert "demo_1 has no key actions_abs; it has actions" in line
-    assert f"set data.representation: delta, or make absolute actions with `lfm convert {dataset} --output" in line
+    assert "set data.representation: delta and data.rotation: axis_angle, or" in line
+    assert f"make absolute actions with `lfm convert {dataset} --output" in line
 
 
 def test_a_raw_recording_without_observations(tmp_path: Path) -> None:
