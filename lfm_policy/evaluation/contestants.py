@@ -236,7 +236,9 @@ def check_data(contestants: Sequence[Contestant], allow: bool) -> list[str]:
 
 def _data_differences(first: Contestant, other: Contestant) -> list[str]:
     was, now = _data(first), _data(other)
-    if was["sha256"] == now["sha256"]:  # a file may have been renamed
+    if _actions(first) != _actions(other):  # hashes are of the actions that were read
+        was["sha256"] = now["sha256"] = None
+    elif was["sha256"] == now["sha256"]:  # a file may have been renamed
         was["file"] = now["file"]
     return differences(was, now, words=(first.label, other.label))
 
@@ -245,7 +247,7 @@ def _data(contestant: Contestant) -> dict[str, Any]:
     dataset, told = contestant.description.get("dataset") or {}, contestant.config.get("data") or {}
     # which of its episodes were trained on
     split = {key: told.get(key) for key in ("filter_key", "valid_fraction")} if told else {}
-    return {key: dataset.get(key) for key in ("file", "sha256")} | split
+    return {key: dataset.get(key) for key in ("file", "sha256", "n_episodes", "n_frames")} | split
 
 
 def check_environment(contestants: Sequence[Contestant], allow_actions: bool = False) -> int | None:

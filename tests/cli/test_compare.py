@@ -220,7 +220,7 @@ def test_different_data_may_be_allowed_and_are_told(folder: Path, capsys: pytest
 
 
 def test_different_actions_may_be_allowed_and_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lfm_checkpoint(folder / "far", 5, absolute_spec())
+    lfm_checkpoint(folder / "far", 5, absolute_spec(), dataset={**DATASET, "sha256": "2" * 64})
     options = "--n_rollouts 3 --max_steps 3"
     assert lfm(f"compare a far {options} --allow_different_actions true --output_dir out") == 0
     for name in ("a", "far"):
@@ -246,7 +246,8 @@ def make_others(folder: Path) -> None:
     lfm_checkpoint(folder / "version", spec=point_spec(env_version="1.4.1"))
     lfm_checkpoint(folder / "longer", 5, config={"training": {"steps": 80}})
     lfm_checkpoint(folder / "taught", 7, teacher={"config": {"method": "small"}})
-    lfm_checkpoint(folder / "far", 5, absolute_spec())
+    lfm_checkpoint(folder / "far", 5, absolute_spec(), dataset={**DATASET, "sha256": "2" * 64})
+    lfm_checkpoint(folder / "farther", 5, absolute_spec(), dataset={**DATASET, "sha256": "2" * 64, "n_frames": 29})
     based = replace(absolute_spec().action_space, frame="base")
     lfm_checkpoint(folder / "base", 5, replace(absolute_spec(), action_space=based))
     regression_checkpoint(folder / "other", 6)
@@ -270,6 +271,7 @@ def make_others(folder: Path) -> None:
         ("a kwargs --allow_different_data true", "act in different environments"),
         ("a far", "different environments (action_space.representation: a delta, far absolute;"),
         ("a far", "compare policies of one environment, or add --allow_different_actions true"),
+        ("a farther --allow_different_actions true", "trained on different data (n_frames: a 30, farther 29)"),
         ("a kwargs --allow_different_actions true", "act in different environments (env_kwargs"),
         ("a base --allow_different_actions true", "frame: a world, base base); compare policies of one environment"),
         (f"a b --env_id {PLAIN}", "does not fit environment Plain-v0: observation position"),
